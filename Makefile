@@ -1,0 +1,61 @@
+# Python 3.11 or newer makes .venv; everything after that runs inside it.
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+CODE := pipelines transforms tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate
+
+# Bytecode is written as modules are first imported, which takes 8 s once; for everything in .venv it takes 22 s.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-all lint types format lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.stamp  ## make .venv with the locked requirements and this package
+
+demo: setup  ## run the four modules over a few photographs
+	$(BIN)/python -m pipelines.commands.demo
+
+test: setup  ## the tests that CI runs
+	$(BIN)/pytest -m "not full"
+
+test-all: setup  ## every test: full-size modules, engines, kill loops
+	$(BIN)/pytest
+
+lint: setup  ## what CI checks before the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(MAKE) --no-print-directory types
+
+types: setup
+	$(BIN)/mypy $(CODE)
+
+format: setup  ## put the code in order
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: $(BIN)/uv  ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade: newest versions)
+	echo uv | $(COMPILE) $(UPGRADE) -o requirements/uv.txt -
+	$(COMPILE) $(UPGRADE) --all-extras -o requirements/dev.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) -c requirements/dev.txt -o requirements/worker.txt pyproject.toml
+
+clean:  ## remove what the targets made
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output *.egg-info
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv: requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and \
+		"the locks are for Python 3.11 to 3.13: make setup PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.venv/.stamp: $(BIN)/uv requirements/dev.txt pyproject.toml setup.py
+	@echo "installing the locked requirements: about 1 GB the first time"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory; the tests assert only their causes."""

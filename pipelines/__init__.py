@@ -1,0 +1,1 @@
+"""The commands of Pixelbeam and the pipeline that they launch."""

@@ -1,0 +1,16 @@
+"""`pixelbeam index`: only list the images and cut them into units."""
+
+from __future__ import annotations
+
+import os
+
+from pipelines.listing import MAX_IMAGES_PER_UNIT, check_output, list_work
+
+
+def main(inputs: tuple[str, ...], output: str, images_per_unit: int | None, limit: int | None) -> int:
+    """Bring the output's index up to date; returns 0."""
+    output = os.path.abspath(output)
+    check_output(output)
+    work = list_work(inputs, output, images_per_unit or MAX_IMAGES_PER_UNIT, limit)
+    print(os.path.join(output, "_index", work.snapshot))
+    return 0

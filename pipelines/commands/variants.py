@@ -1,0 +1,57 @@
+"""`pixelbeam variants`: the catalogue."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from transforms.variants import Variant, catalogue
+
+
+def main(as_json: bool) -> int:
+    """Print the catalogue as a table, or as JSON; returns 0."""
+    if as_json:
+        print(
+            json.dumps(
+                [{**asdict(variant), "directory": variant.directory} for variant in catalogue()], indent=1
+            )
+        )
+        return 0
+    table = Table(title="variants; either spelling of a name will do")
+    for column in (
+        "name",
+        "directory",
+        "format",
+        "size",
+        "resize",
+        "gives",
+        "params M",
+        "mult-adds G",
+        "top-1 %",
+    ):
+        table.add_column(column, overflow="fold")
+    for variant in catalogue():
+        table.add_row(*_cells(variant))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 240
+    console.print(table)
+    return 0
+
+
+def _cells(variant: Variant) -> list[str]:
+    widths = {"logits": variant.n_classes, "features": variant.n_features}
+    gives = [f"{widths[output][0] if widths[output] else '?'} {output}" for output in variant.outputs]
+    figures = (variant.parameters_millions, variant.multiply_adds_billions, variant.top1_percent)
+    return [
+        variant.name,
+        variant.directory,
+        variant.format,
+        f"{variant.size}{' fixed' if variant.fixed_size else ''}",
+        variant.resize,
+        ", ".join(gives),
+        *("" if figure is None else f"{figure:g}" for figure in figures),
+    ]

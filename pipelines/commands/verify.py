@@ -1,0 +1,209 @@
+"""`pixelbeam verify`: prove from index and footers that every image is a row or a failure."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from transforms import index, storage
+from transforms.errors import UsageError
+from transforms.fingerprints import add_hash_sums
+from transforms.index import Index
+from transforms.records import Unit
+from transforms.tables import (
+    Footer,
+    failures_directory,
+    read_footer,
+    rows_directory,
+    rubbish,
+    unit_and_fingerprint,
+)
+
+EXIT_WRONG = 1
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One thing that is not as promised.
+
+    Attributes:
+        where: A file or directory, relative to the output directory.
+        what: What is wrong with it and what to do, in one line.
+    """
+
+    where: str
+    what: str
+
+
+def main(output: str, deep: bool) -> int:
+    """Check the output directory; prints what is wrong and returns 1, else 0.
+
+    Raises:
+        UsageError: There is no index at `output`, or no variant.
+    """
+    output = os.path.abspath(output)
+    work = index.read(output)
+    if work is None:
+        raise UsageError(f"{output} holds no index (_index/CURRENT.json); give an output of `pixelbeam run`")
+    names = storage.list_names(output, "variant=")
+    if not names:
+        raise UsageError(
+            f"{output} holds no variant; let `pixelbeam run --output {output}` come to its end first"
+        )
+    console = Console()
+    wrong = [Wrong("_index", line) for line in index.check_parts(work)]
+    for name in names:
+        directory = name.removeprefix("variant=")
+        checked = check_variant(output, directory, work, deep)
+        wrong += checked.wrong
+        _print_variant(console, directory, work, checked)
+    if wrong:
+        table = Table(title="wrong")
+        for column in ("where", "what"):
+            table.add_column(column, overflow="fold")
+        for each in wrong:
+            table.add_row(each.where, each.what)
+        console.print(table)
+    return EXIT_WRONG if wrong else 0
+
+
+@dataclass
+class Checked:
+    """What a variant's files say.
+
+    Attributes:
+        footers: By file name.
+        wrong: What is not as promised.
+        rubbish: Files that are no part of the dataset, relative to the output directory.
+    """
+
+    footers: dict[str, Footer]
+    wrong: list[Wrong]
+    rubbish: list[str]
+
+
+def check_variant(output: str, directory: str, work: Index, deep: bool) -> Checked:
+    """Compare a variant's footers with the index; with `deep` also the rows themselves."""
+    folder = rows_directory(directory)
+    checked = Checked({}, [], [])
+    rows_names = storage.list_names(os.path.join(output, folder))
+    for name in rows_names:
+        if name.startswith("part-") and name.endswith(".parquet"):
+            _read(output, folder, name, checked)
+    by_unit: dict[int, list[str]] = defaultdict(list)
+    for name, footer in checked.footers.items():
+        by_unit[footer.unit].append(name)
+    for unit in work.units():
+        files = by_unit.pop(unit.number, [])
+        if len(files) == 1:
+            footer = checked.footers[files[0]]
+            problems = itertools.chain(
+                _check_footer(output, footer, unit),
+                _check_rows(output, folder, files[0], footer, unit) if deep else (),
+            )
+            checked.wrong += [Wrong(f"{folder}/{files[0]}", problem) for problem in problems]
+        else:
+            what = "is not done" if not files else f"has {len(files)} rows files: {', '.join(files)}"
+            checked.wrong.append(Wrong(folder, f"unit {unit.number} {what}; run the same command again"))
+    checked.wrong += [
+        Wrong(f"{folder}/{name}", "belongs to no unit of the index")
+        for files in by_unit.values()
+        for name in files
+    ]
+    checked.wrong += _check_settings(folder, checked.footers)
+    committed = {
+        owner: footer for name, footer in checked.footers.items() if (owner := unit_and_fingerprint(name))
+    }
+    failures_names = storage.list_names(os.path.join(output, failures_directory(directory)))
+    checked.rubbish = rubbish(committed, rows_names, failures_names, directory)
+    return checked
+
+
+def _read(output: str, folder: str, name: str, checked: Checked) -> None:
+    path = os.path.join(output, folder, name)
+    try:
+        footer = read_footer(path)
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        checked.wrong.append(
+            Wrong(f"{folder}/{name}", f"is no rows file of ours ({error}); delete it, run again")
+        )
+        return
+    checked.footers[name] = footer
+
+
+def _check_footer(output: str, footer: Footer, unit: Unit) -> Iterator[str]:
+    """What a unit's footer says against the index."""
+    if footer.members != unit.members:
+        yield "was made from other versions of its images; run again"
+    if footer.rows + footer.failures != unit.n_images:
+        yield f"{footer.rows} rows + {footer.failures} failures, but the unit has {unit.n_images} images"
+    elif add_hash_sums(footer.rows_hash_sum, footer.failures_hash_sum) != unit.uri_hash_sum:
+        yield "its images are not those of the unit"
+    if footer.failures_file is not None:
+        path = os.path.join(output, footer.failures_file)
+        if not storage.exists(path):
+            yield f"its failures file {footer.failures_file} is missing; delete the rows file, run again"
+        elif (count := _row_count(path)) != footer.failures:
+            yield f"its failures file has {count} rows, not {footer.failures}"
+    elif footer.failures:
+        yield f"it names no file for its {footer.failures} failures"
+
+
+def _row_count(path: str) -> int:
+    with storage.open_file(path) as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+def _check_rows(output: str, folder: str, name: str, footer: Footer, unit: Unit) -> Iterator[str]:
+    """What the rows and failures themselves say."""
+    with storage.open_file(os.path.join(output, folder, name)) as file:
+        rows = pq.ParquetFile(file).read()
+    done = rows.column("uri").to_pylist()
+    if footer.failures_file:
+        with storage.open_file(os.path.join(output, footer.failures_file)) as file:
+            done += pq.ParquetFile(file).read(columns=["uri"]).column("uri").to_pylist()
+    if sorted(done) != sorted(ref.uri for ref in index.members(unit)):
+        yield "its uris are not those of the unit, each once"
+    if set(rows.column("fingerprint").to_pylist()) - {footer.fingerprint}:
+        yield "some of its rows have another fingerprint"
+    for column in ("logits", "features"):
+        if column in rows.column_names:
+            values = pc.list_flatten(rows.column(column))
+            if not pc.all(pc.is_finite(values), min_count=0).as_py():
+                yield f"its {column} hold NaN or infinite values"
+
+
+def _check_settings(folder: str, footers: dict[str, Footer]) -> Iterator[Wrong]:
+    """A variant's files must all be made with the same settings."""
+    counts = Counter(json.dumps(footer.settings, sort_keys=True) for footer in footers.values())
+    if len(counts) > 1:
+        most_common = counts.most_common(1)[0][0]
+        for name, footer in footers.items():
+            if json.dumps(footer.settings, sort_keys=True) != most_common:
+                yield Wrong(
+                    f"{folder}/{name}", "was made with other settings than most; run again with --replace"
+                )
+
+
+def _print_variant(console: Console, directory: str, work: Index, checked: Checked) -> None:
+    footers = checked.footers.values()
+    rows = sum(footer.rows for footer in footers)
+    failures = sum(footer.failures for footer in footers)
+    verdict = f"{len(checked.wrong):,} wrong" if checked.wrong else "every image accounted for"
+    weights = ", RANDOM WEIGHTS" if any(footer.random_weights for footer in footers) else ""
+    line = f"{rows:,} rows + {failures:,} failures of {work.n_images:,} images"
+    console.print(f"{directory}{weights}: {line}: {verdict}", highlight=False, soft_wrap=True)
+    for path in checked.rubbish:
+        console.print(
+            f"  no part of the dataset, swept by the next run: {path}", highlight=False, soft_wrap=True
+        )

@@ -1,0 +1,57 @@
+"""What a run was asked to do, checked once, before anything is read or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transforms.errors import UsageError
+
+PRECISIONS = ("exact", "fast")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options of `pixelbeam run`.
+
+    Attributes:
+        inputs: Directories, globs, manifests and files.
+        output: The output directory.
+        variants: Names of variants, or TOML files.
+        model_dir: Where modules are kept.
+        precision: `exact`, or `fast` (bfloat16 on a CPU that has it).
+        images_per_unit: Images in new units; None for about five minutes of work.
+        batch_size: Images a forward pass; None for what suits the variants.
+        class_names: File with a class name a line, or None.
+        max_failure_ratio: Which part of the images may fail, from 0 to 1.
+        replace: Do anew what the output holds of these variants with other settings.
+        limit: Take only the first images listed, for a trial; None for all.
+        beam_options: Passed to Beam as they are.
+
+    Raises:
+        UsageError: A value cannot be meant.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    variants: tuple[str, ...]
+    model_dir: str
+    precision: str = "exact"
+    images_per_unit: int | None = None
+    batch_size: int | None = None
+    class_names: str | None = None
+    max_failure_ratio: float = 0.1
+    replace: bool = False
+    limit: int | None = None
+    beam_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_unit", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if not 0 <= self.max_failure_ratio <= 1:
+            raise UsageError(f"--max-failure-ratio must be from 0 to 1, got {self.max_failure_ratio}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if "://" in self.output:
+            raise UsageError(f"--output must be a local directory so far, got {self.output!r}")

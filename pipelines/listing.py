@@ -1,0 +1,41 @@
+"""Listing the inputs into the output's index; knows neither Beam nor TensorFlow."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+
+from pipelines import progress
+from transforms import index
+from transforms.errors import UsageError
+from transforms.index import Index
+from transforms.listing import ListingCounts, list_images
+from transforms.records import ImageRef
+
+MAX_IMAGES_PER_UNIT = 4096
+
+
+def check_output(output: str) -> None:
+    """Raise UsageError where the output directory cannot be one."""
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise UsageError(f"--output {output} is a file; give a directory")
+
+
+def list_work(inputs: tuple[str, ...], output: str, images_per_unit: int, limit: int | None) -> Index:
+    """List the inputs, bring the output's index up to date, and say what changed."""
+    current = index.read(output)
+    if limit is not None and current is not None and current.n_images > limit:
+        raise UsageError(
+            f"--limit {limit}, but {output} has an index of {current.n_images:,} images already; "
+            "leave --limit out, or give a new --output for the trial"
+        )
+    counts = ListingCounts()
+
+    def listed() -> Iterable[ImageRef]:
+        counts.listed = counts.ignored = 0
+        return itertools.islice(list_images(inputs, counts), limit)
+
+    work, changes = index.update(output, listed, images_per_unit)
+    progress.print_listing(work, changes, counts)
+    return work

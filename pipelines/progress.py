@@ -1,0 +1,139 @@
+"""What a person sees of a run: the live line and the final tables."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from transforms.fingerprints import VariantRun
+from transforms.index import Changes, Index
+from transforms.listing import ListingCounts
+from transforms.tables import Footer, rows_directory
+from transforms.tally import Tally
+
+TERMINAL_SECONDS = 0.5
+PLAIN_SECONDS = 10.0
+PLAIN_WIDTH = 160
+
+
+class Live:
+    """Shows a run's tally on stderr while it goes on: one live line on a terminal, plain lines elsewhere.
+
+    Args:
+        counts: The run's tally in this process.
+        n_images: Images in all.
+        n_variants: Variants; an image is done when it is done for each.
+    """
+
+    def __init__(self, counts: Tally, n_images: int, n_variants: int) -> None:
+        self._counts = counts
+        self._n_images = n_images
+        self._n_variants = n_variants
+        self._console = Console(file=sys.stderr)
+        self._stopped = threading.Event()
+        self._started = time.monotonic()
+        show = self._show_line if self._console.is_terminal else self._print_lines
+        self._thread = threading.Thread(target=show, name="progress", daemon=True)
+
+    def __enter__(self) -> Live:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def state(self) -> tuple[float, float, str]:
+        """Images done, images a second, and both in words with the failures and the time left."""
+        scored, failed, passed_over = self._counts.snapshot()
+        done = (scored + passed_over) / self._n_variants
+        rate = scored / self._n_variants / max(time.monotonic() - self._started, 1e-9)
+        left = f"{(self._n_images - done) / rate:,.0f} s left" if rate else "starting"
+        words = f"{rate:,.1f} images/s, {failed / self._n_variants:,.0f} failed, {left}"
+        return done, rate, words
+
+    def _show_line(self) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task("images", total=self._n_images, words="starting")
+            while not self._stopped.wait(TERMINAL_SECONDS):
+                done, _, words = self.state()
+                bar.update(task, completed=int(done), words=words)
+
+    def _print_lines(self) -> None:
+        while not self._stopped.wait(PLAIN_SECONDS):
+            done, _, words = self.state()
+            self._console.print(f"{done:,.0f} of {self._n_images:,} images, {words}", highlight=False)
+
+
+def print_listing(work: Index, changes: Changes, counts: ListingCounts) -> None:
+    """Say what listing found."""
+    notes = [f"{work.n_images:,} images in {work.n_units:,} units"]
+    for count, what in (
+        (changes.new, "new"),
+        (changes.changed, "changed"),
+        (changes.duplicates, "listed twice"),
+        (counts.ignored, "other files ignored"),
+    ):
+        if count:
+            notes.append(f"{count:,} {what}")
+    print(", ".join(notes), file=sys.stderr)
+
+
+def print_summary(
+    output: str, runs: tuple[VariantRun, ...], footers: dict[str, list[Footer]], run_id: str
+) -> None:
+    """Print the final table, computed from the footers of the rows files."""
+    table = Table(title=f"run {run_id}")
+    for name in ("variant", "rows", "failures", "images/s", "fetch s", "decode s", "model s", "write s"):
+        table.add_column(name, justify="left" if name == "variant" else "right")
+    for run in runs:
+        table.add_row(run.variant.name, *_cells(footers[run.variant.name], run_id))
+    console = Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    console.print(table)
+    for run in runs:
+        _print_details(console, output, run, footers[run.variant.name])
+
+
+def _cells(footers: list[Footer], run_id: str) -> list[str]:
+    ours = [footer for footer in footers if footer.run == run_id]
+    elapsed = max((f.finished for f in ours), default=0.0) - min((f.started for f in ours), default=0.0)
+    images = sum(footer.rows + footer.failures for footer in ours)
+    seconds = [footer.seconds for footer in footers]
+    return [
+        f"{sum(footer.rows for footer in footers):,}",
+        f"{sum(footer.failures for footer in footers):,}",
+        f"{images / elapsed:,.1f}" if ours and elapsed > 0 else "done before",
+        *(
+            f"{sum(getattr(each, step) for each in seconds):,.1f}"
+            for step in ("fetch", "decode", "model", "write")
+        ),
+    ]
+
+
+def _print_details(console: Console, output: str, run: VariantRun, footers: list[Footer]) -> None:
+    reasons: Counter[str] = Counter()
+    for footer in footers:
+        reasons.update(footer.failures_by)
+    for reason, count in reasons.most_common():
+        console.print(f"  {run.variant.name}: {count:,} failed in {reason}", highlight=False)
+    if run.random_weights:
+        console.print(
+            f"  {run.variant.name}: RANDOM WEIGHTS, the scores mean nothing",
+            style="bold red",
+            highlight=False,
+        )
+    console.print(
+        f"  {output}/{rows_directory(run.variant.directory)}/*.parquet", highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,56 @@
+"""What several test files need: a tiny module, small photographs, the commands in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli, model_dir
+from pipelines.config import RunConfig
+from tests import photos, tiny
+from transforms.fingerprints import VariantRun
+
+
+@pytest.fixture(scope="session")
+def tiny_toml(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A TOML file that names a tiny module beside it."""
+    return tiny.write_variant(str(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory for modules, shared by the session."""
+    return str(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_toml: str, models: str) -> VariantRun:
+    """The tiny module as a run does it."""
+    config = RunConfig(inputs=("x",), output="x", variants=(tiny_toml,), model_dir=models)
+    return model_dir.resolve_variants(config)[0]
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 distinct photographs, small JPEGs."""
+    folder = tmp_path_factory.mktemp("photographs")
+    photos.write_photographs(folder, 24, size=(120, 90))
+    return folder
+
+
+@pytest.fixture
+def pixelbeam(models: str, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs one command in this process: its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        words = [str(argument) for argument in arguments]
+        if words[0] in ("run", "pull") and "--model-dir" not in words:
+            words += ["--model-dir", models]
+        capfd.readouterr()
+        code = cli.main(words)
+        output, errors = capfd.readouterr()
+        return code, output, errors
+
+    return run

@@ -1,0 +1,55 @@
+"""Reading an output directory as its users do, for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import index
+from transforms.tables import Footer, read_footer
+
+
+def variants(output: Path) -> list[Path]:
+    """The directories of the variants."""
+    return sorted(output.glob("variant=*"))
+
+
+def rows(directory: Path) -> pa.Table:
+    """A variant's rows, by uri."""
+    return pa.concat_tables(pq.read_table(path) for path in sorted(directory.glob("*.parquet"))).sort_by("uri")
+
+
+def footers(directory: Path) -> list[Footer]:
+    """The footers of a variant's rows files, by unit."""
+    return [read_footer(str(path)) for path in sorted(directory.glob("*.parquet"))]
+
+
+def failures(directory: Path) -> list[dict[str, Any]]:
+    """A variant's failures: those that a rows file names, by uri."""
+    named = [footer.failures_file for footer in footers(directory) if footer.failures_file]
+    found = [row for path in named for row in pq.read_table(directory.parent / path).to_pylist()]
+    return sorted(found, key=lambda row: row["uri"])
+
+
+def uris(output: Path) -> list[str]:
+    """What the index lists, sorted."""
+    work = index.read(str(output))
+    assert work is not None
+    return sorted(ref.uri for unit in work.units() for ref in index.members(unit))
+
+
+def files(output: Path) -> dict[str, int]:
+    """Every file and when it was last written."""
+    return {str(path.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+
+
+def assert_conserved(output: Path) -> None:
+    """For each variant, inputs = rows + failures, as sets, each once."""
+    assert variants(output)
+    for directory in variants(output):
+        done = rows(directory).column("uri").to_pylist()
+        failed = [row["uri"] for row in failures(directory)]
+        assert sorted([*done, *failed]) == uris(output)

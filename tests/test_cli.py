@@ -1,0 +1,111 @@
+"""Arguments to a configuration; one clear line for what cannot be meant."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from pipelines.config import RunConfig
+from transforms.errors import UsageError
+
+RUN = ["run", "--input", "photos", "--output", "out", "--variant", "google/efficientnet/b0/classification/1"]
+
+
+def config(*more: str) -> RunConfig:
+    parser = cli.build_parser()
+    known, extra = parser.parse_known_args(cli._hyphenate([*RUN, *more], parser))
+    return cli._run_config(known, extra, cli.option_names(parser, "run"))
+
+
+@pytest.mark.parametrize("name", ["--batch-size", "--batch_size"])
+@pytest.mark.parametrize("form", ["{} 7", "{}=7"])
+def test_options_are_read_with_hyphens_or_underscores(name: str, form: str) -> None:
+    assert config(*form.format(name).split()).batch_size == 7
+
+
+def test_options_that_take_several_values_may_be_repeated() -> None:
+    both = config("--variant", "b", "c", "--input", "more")
+    assert both.variants == ("google/efficientnet/b0/classification/1", "b", "c")
+    assert both.inputs == ("photos", "more")
+
+
+def test_beam_s_options_are_passed_on() -> None:
+    options = ("--runner=DataflowRunner", "--project", "p", "--experiments=a", "--experiments=b")
+    assert config(*options).beam_options == options
+
+
+def test_paths_are_made_absolute() -> None:
+    assert config().output == str(Path("out").absolute())
+    assert Path(config("--model-dir", "m").model_dir).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--images-per-unit", "-3"], "--images-per-unit must be at least 1, got -3"),
+        (["--limit", "0"], "--limit must be at least 1, got 0"),
+        (["--max-failure-ratio", "1.5"], "--max-failure-ratio must be from 0 to 1, got 1.5"),
+        (["--batchsize", "64"], "unknown argument '--batchsize'; did you mean --batch-size?"),
+        (["--batch-siz", "64"], "unknown argument '--batch-siz'; did you mean --batch-size?"),
+        (["--rnner", "x"], "unknown argument '--rnner'; did you mean --runner?"),
+        (["--batch-size", "many"], "invalid int value: 'many'"),
+        (["--precision", "half"], "invalid choice: 'half'"),
+        (["stray"], None),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_exit_2(
+    more: list[str], message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if message is None:
+        # A stray word behind --variant is one more variant; alone it is nothing.
+        with pytest.raises(UsageError, match="unknown argument 'stray'"):
+            config("--replace", *more)
+        return
+    assert cli.main([*RUN, *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("pixelbeam: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["rum"], ["run"], ["verify"], ["verify", "x", "--deeper"]])
+def test_incomplete_commands_are_one_line_and_exit_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_none_of_our_options_is_beam_s() -> None:
+    ours = cli.option_names(cli.build_parser()) - {"--help", "-h"}
+    beams = {name.replace("_", "-") for name in cli.beam_parser()._option_string_actions}
+    assert "--runner" in beams
+    assert ours & beams == set()
+
+
+def test_help_loads_neither_beam_nor_tensorflow() -> None:
+    program = (
+        "import sys\n"
+        "from pipelines import cli\n"
+        "try:\n"
+        "    cli.main(sys.argv[1:])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'apache_beam', 'tensorflow', 'numpy', 'pyarrow'}))"
+    )
+    for arguments in (["--help"], ["run", "--help"], ["verify", "--help"]):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("usage: pixelbeam")
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("module", ["transforms.listing", "transforms.index", "transforms.tables", "transforms.variants"])
+def test_plain_modules_load_neither_beam_nor_tensorflow(module: str) -> None:
+    program = f"import sys, {module}; print({{'apache_beam', 'tensorflow'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

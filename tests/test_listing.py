@@ -1,0 +1,121 @@
+"""Patterns to images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transforms.errors import UsageError
+from transforms.listing import ListingCounts, list_images
+
+
+def listed(*patterns: object) -> list[str]:
+    return [ref.uri for ref in list_images([str(pattern) for pattern in patterns], ListingCounts())]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for name in ("b.jpg", "a.PNG", "sub/c.webp", "sub/deep/d.tiff", ".hidden.jpg", ".git/e.jpg", "notes.txt"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return root
+
+
+def test_a_directory_is_searched_for_images_and_counts_the_rest(folder: Path) -> None:
+    counts = ListingCounts()
+    uris = [ref.uri for ref in list_images([str(folder)], counts)]
+    assert uris == [str(folder / name) for name in ("a.PNG", "b.jpg", "sub/c.webp", "sub/deep/d.tiff")]
+    assert counts == ListingCounts(listed=4, ignored=2)
+
+
+def test_references_carry_size_and_version(folder: Path) -> None:
+    (ref,) = list_images([str(folder / "b.jpg")], ListingCounts())
+    status = os.stat(folder / "b.jpg")
+    assert (ref.size, ref.version) == (5, f"5-{status.st_mtime_ns}")
+
+
+def test_a_glob_takes_files_whatever_their_names(folder: Path) -> None:
+    assert listed(folder / "*") == [str(folder / name) for name in ("a.PNG", "b.jpg", "notes.txt")]
+    assert listed(folder / "**" / "*.webp") == [str(folder / "sub/c.webp")]
+
+
+def test_a_name_with_a_glob_s_letters_is_a_name_first(tmp_path: Path) -> None:
+    path = tmp_path / "what [1].jpg"
+    path.write_bytes(b"")
+    assert listed(path) == [str(path)]
+
+
+@pytest.mark.parametrize("name", ["with space.jpg", "a#b.jpg", "100%25.jpg", "x::y.jpg", "naïve-日本.jpg", "a\nb.jpg"])
+def test_strange_names_are_taken_verbatim(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"1")
+    (ref,) = list_images([str(tmp_path)], ListingCounts())
+    assert (ref.uri, ref.size) == (str(tmp_path / name), 1)
+
+
+def test_a_name_that_is_not_utf8_is_listed_all_the_same(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb"):
+        pass
+    assert listed(tmp_path) == [f"{tmp_path}/caf\\xe9.jpg"]
+
+
+def test_a_relative_pattern_gives_absolute_uris(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert listed("photos/b.jpg") == [str(folder / "b.jpg")]
+
+
+def test_linked_folders_are_followed_and_loops_end(folder: Path) -> None:
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "other").symlink_to(folder / "sub" / "deep")
+    names = [os.path.basename(uri) for uri in listed(folder)]
+    assert sorted(set(names)) == ["a.PNG", "b.jpg", "c.webp", "d.tiff"]
+
+
+def test_manifests_name_images(folder: Path) -> None:
+    uris = ["b.jpg", str(folder / "sub" / "c.webp"), "missing.jpg"]
+    (folder / "list.txt").write_text("\n".join([*uris, "", ""]))
+    (folder / "list.csv").write_text("label,uri\n" + "".join(f"x,{uri}\n" for uri in [*uris, ""]))
+    pq.write_table(pa.table({"uri": uris, "label": [1, 2, 3]}), folder / "list.parquet")
+    wanted = [str(folder / name) for name in ("b.jpg", "sub/c.webp", "missing.jpg")]
+    for name in ("list.txt", "list.csv", "list.parquet"):
+        refs = list(list_images([str(folder / name)], ListingCounts()))
+        assert [ref.uri for ref in refs] == wanted
+        assert [ref.size for ref in refs] == [5, 10, None]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_a_manifest_without_the_column_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "list.csv").write_text("path,label\na.jpg,1\n")
+    pq.write_table(pa.table({"path": ["a.jpg"], "label": [1]}), tmp_path / "list.parquet")
+    with pytest.raises(UsageError, match=r"no column 'uri', only path, label"):
+        listed(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("make", "pattern", "message"),
+    [
+        ("nothing", "nowhere", "no such file or directory"),
+        ("nothing", "*.jpg", "the glob matches no file"),
+        ("notes.md", ".", "1 other files were ignored"),
+        ("empty.txt", "empty.txt", "the manifest is empty"),
+        ("nothing", "gs://bucket/a", "local files so far"),
+    ],
+)
+def test_a_pattern_that_names_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str, pattern: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if make != "nothing":
+        (tmp_path / make).write_bytes(b"")
+    with pytest.raises(UsageError, match=message):
+        listed(pattern)
+
+
+def test_one_empty_pattern_among_others_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="the glob matches no file"):
+        listed(folder, folder / "*.nothing")

@@ -1,0 +1,69 @@
+"""Order, laziness and bounds of `ordered_map`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms.ordered import ordered_map
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 60))
+def test_gives_one_result_for_each_item_in_order(items: list[int], ahead: int) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        assert list(ordered_map(pool, lambda item: item * 2, items, ahead)) == [item * 2 for item in items]
+
+
+def test_pulls_no_more_than_it_may_begin() -> None:
+    pulled = []
+
+    def items() -> Iterator[int]:
+        for item in range(100):
+            pulled.append(item)
+            yield item
+
+    with ThreadPoolExecutor(2) as pool:
+        results = ordered_map(pool, lambda item: item, items(), 5)
+        assert next(results) == 0
+        assert len(pulled) == 5
+        assert next(results) == 1
+        assert len(pulled) == 6
+
+
+def test_works_while_the_caller_is_busy() -> None:
+    done = threading.Semaphore(0)
+
+    def work(item: int) -> int:
+        done.release()
+        return item
+
+    with ThreadPoolExecutor(1) as pool:
+        results = ordered_map(pool, work, range(3), 3)
+        next(results)
+        # Nobody asks for the next result, and yet the other two are worked on.
+        assert all(done.acquire(timeout=30) for _ in range(3))
+
+
+def test_an_abandoned_map_drops_what_was_not_begun() -> None:
+    begun = []
+    gate = threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 1:
+            gate.wait(30)
+        return item
+
+    with ThreadPoolExecutor(1) as pool:
+        results = ordered_map(pool, work, range(10), 8)
+        next(results)
+        while 1 not in begun:
+            time.sleep(0.001)
+        results.close()
+        gate.set()
+    assert begun == [0, 1]

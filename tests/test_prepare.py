@@ -1,0 +1,208 @@
+"""Units to batches: one outcome an image, order, laziness, one decode for all variants."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.records import footer
+from tests.test_commit import write
+from transforms import images, index, prepare
+from transforms.errors import BadImage, RunError
+from transforms.fingerprints import VariantRun
+from transforms.prepare import prepare_image, prepare_unit
+from transforms.records import Failure, ImageInfo, ImageRef, PixelBatch, Unit
+from transforms.resize import resize
+from transforms.storage import Fetched, fetch, reference
+
+
+@pytest.fixture
+def unit_of(tmp_path: Path):
+    """Makes a unit of files that are really indexed."""
+
+    def make(paths: list[Path], output: Path = tmp_path / "out") -> Unit:
+        refs = [reference(str(path)) for path in paths]
+        work, _ = index.update(str(output), lambda: refs, len(refs))
+        return next(work.units())
+
+    return make
+
+
+@pytest.fixture
+def other_run(tiny_run: VariantRun) -> VariantRun:
+    """A second variant: another size and another policy."""
+    return replace(
+        tiny_run, variant=replace(tiny_run.variant, name="acme/other/1", size=24, resize="squash_bilinear")
+    )
+
+
+def decoded(path: str) -> images.DecodedImage:
+    return images.decode(Path(path).read_bytes())
+
+
+def outcomes(batches: list[PixelBatch]) -> list[str]:
+    return [each.ref.uri for batch in batches for each in (*batch.images, *batch.failures)]
+
+
+def test_batches_are_full_numbered_and_end_once(photographs: Path, unit_of, tiny_run: VariantRun) -> None:
+    paths = sorted(photographs.glob("*.jpg"))[:10]
+    batches = list(prepare_unit(unit_of(paths), "nowhere", (tiny_run,), 4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert [batch.number for batch in batches] == [0, 1, 2]
+    assert [batch.last for batch in batches] == [False, False, True]
+    assert outcomes(batches) == [str(path) for path in paths]
+    assert {batch.pixels.shape[1:] for batch in batches} == {(32, 32, 3)}
+
+
+def test_a_batch_holds_what_decode_and_resize_give(photographs: Path, unit_of, tiny_run, other_run) -> None:
+    paths = sorted(photographs.glob("*.jpg"))[:5]
+    runs = (tiny_run, other_run)
+    batches = list(prepare_unit(unit_of(paths), "nowhere", runs, 5))
+    assert [batch.target.variant for batch in batches] == [run.variant.name for run in runs]
+    for run, batch in zip(runs, batches, strict=True):
+        for path, info, pixels in zip(paths, batch.images, batch.pixels, strict=True):
+            image = decoded(str(path))
+            np.testing.assert_array_equal(pixels, resize(image, run.variant.size, run.variant.resize))
+            assert (info.width, info.height) == (120, 90)
+
+
+def test_one_decode_serves_all_variants(
+    photographs: Path, unit_of, tiny_run, other_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(photographs.glob("*.jpg"))[:6]
+    decodes = []
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda data: decodes.append(data) or decode(data))
+    list(prepare_unit(unit_of(paths), "nowhere", (tiny_run, other_run), 4))
+    assert len(decodes) == len(paths)
+
+
+def test_what_is_done_is_passed_over(
+    tmp_path: Path, photographs: Path, unit_of, tiny_run, other_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
+    refs = index.members(unit)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.test_commit.unit", lambda _: unit)
+        patch.setattr("tests.records.score_batch", _scores)
+        receipt = write(tmp_path, tiny_run, good=refs, bad=[])
+    batches = list(prepare_unit(unit, str(tmp_path), (tiny_run, other_run), 4))
+    assert [(batch.target.variant, batch.receipt) for batch in batches] == [
+        (tiny_run.variant.name, receipt),
+        (other_run.variant.name, None),
+    ]
+    assert [len(batch) for batch in batches] == [0, 3]
+
+
+def _scores(target, number, good, bad=None, last=False):
+    from tests import tiny
+    from transforms.records import ScoreBatch, StepSeconds
+
+    info = tuple(ImageInfo(ref, "ab" * 32, 1, 1, 1) for ref in good)
+    zeros = np.zeros((len(good), tiny.CLASSES), np.float32)
+    return ScoreBatch(target, number, last, info, zeros, zeros[:, : tiny.FEATURES], (), StepSeconds())
+
+
+@given(pattern=st.lists(st.sampled_from(["good", "text", "empty", "cut", "gone"]), max_size=14), size=st.integers(1, 5))
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_image_has_one_outcome(
+    tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_run: VariantRun, pattern: list[str], size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("pattern")
+    good = (photographs / "photo-00000.jpg").read_bytes()
+    content = {"good": good, "gone": good, "text": b"milk, bread", "empty": b"", "cut": good[: len(good) // 3]}
+    paths = []
+    for number, kind in enumerate(pattern):
+        paths.append(folder / f"{number:02d}.jpg")
+        paths[-1].write_bytes(content[kind])
+    refs = [reference(str(path)) for path in paths]
+    work, _ = index.update(str(folder / "out"), lambda: refs, max(1, len(refs)))
+    for path, kind in zip(paths, pattern, strict=True):
+        if kind == "gone":
+            path.unlink()
+    for unit in work.units():
+        batches = list(prepare_unit(unit, "nowhere", (tiny_run,), size))
+        done = [info.ref.uri for batch in batches for info in batch.images]
+        failed = [(failure.ref.uri, failure.error) for batch in batches for failure in batch.failures]
+        kinds = {"text": "not_an_image", "empty": "empty", "cut": "truncated", "gone": "not_found"}
+        assert done == [str(path) for path, kind in zip(paths, pattern, strict=True) if kind == "good"]
+        assert failed == [
+            (str(path), kinds[kind]) for path, kind in zip(paths, pattern, strict=True) if kind != "good"
+        ]
+        assert [batch.last for batch in batches] == [False] * (len(batches) - 1) + [True]
+        assert all(len(batch) == size for batch in batches[:-1])
+
+
+def test_no_more_than_a_batch_is_prepared_ahead(
+    photographs: Path, unit_of, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = itertools.count()
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda data: (next(begun), decode(data))[1])
+    batches = prepare_unit(unit_of(sorted(photographs.glob("*.jpg"))), "nowhere", (tiny_run,), 4)
+    next(batches)
+    # The batch itself, one image that told that it was not the last, and what is ahead of that.
+    assert next(begun) <= 4 + 1 + 4
+
+
+def test_a_batch_of_failures_alone_still_ends_the_unit(tmp_path: Path, unit_of, tiny_run: VariantRun) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (batch,) = prepare_unit(unit_of([tmp_path / "a.jpg"]), "nowhere", (tiny_run,), 4)
+    assert (len(batch), batch.last, [failure.error for failure in batch.failures]) == (0, True, ["empty"])
+
+
+def test_a_unit_that_nobody_may_read_is_an_outage(
+    photographs: Path, unit_of, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
+    refuse(monkeypatch, how_many=3)
+    with pytest.raises(RunError, match="no permission to read any of the 3 images of unit 0"):
+        list(prepare_unit(unit, "nowhere", (tiny_run,), 2))
+
+
+def test_one_image_that_nobody_may_read_is_a_failure(
+    photographs: Path, unit_of, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
+    refuse(monkeypatch, how_many=2)
+    batches = list(prepare_unit(unit, "nowhere", (tiny_run,), 3))
+    assert [failure.error for batch in batches for failure in batch.failures] == ["permission_denied"] * 2
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, how_many: int) -> None:
+    """Let the store refuse the first images; tests/test_storage.py shows that a file without permission does."""
+
+    def fetch_many(refs: list[ImageRef], max_bytes: int) -> Iterator[Fetched]:
+        for number, ref in enumerate(refs):
+            refusal = Fetched(ref, BadImage("permission_denied", "no permission to read it"), 0.0)
+            yield refusal if number < how_many else fetch(ref, max_bytes)
+
+    monkeypatch.setattr(prepare, "fetch_many", fetch_many)
+
+
+def test_a_failure_says_at_which_step(tmp_path: Path, tiny_run: VariantRun) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"milk, bread")
+    ref = reference(str(path))
+    at_decode = prepare_image(fetch(ref, 1000), (tiny_run,)).outcome
+    at_fetch = prepare_image(fetch(ref, 5), (tiny_run,)).outcome
+    assert isinstance(at_decode, Failure)
+    assert isinstance(at_fetch, Failure)
+    assert (at_decode.step, at_decode.error) == ("decode", "not_an_image")
+    assert (at_fetch.step, at_fetch.error) == ("fetch", "too_many_bytes")
+
+
+def test_seconds_are_shared_among_the_variants(photographs: Path, unit_of, tiny_run, other_run) -> None:
+    paths = sorted(photographs.glob("*.jpg"))[:2]
+    first, second = prepare_unit(unit_of(paths), "nowhere", (tiny_run, other_run), 4)
+    assert first.seconds == second.seconds
+    assert first.seconds.decode > 0
+    assert first.seconds.fetch > 0
+    assert footer(tiny_run, first.target.unit).rows == 2

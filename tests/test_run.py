@@ -1,0 +1,331 @@
+"""`pixelbeam run` from folder to dataset, with a tiny module: what is kept, refused, gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines import listing
+from pipelines.run import default_batch_size, default_unit, reason_of
+from tests import bad, dataset, photos, tiny
+from transforms import index
+from transforms.fingerprints import VariantRun
+from transforms.listing import list_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photographs: Path) -> Path:
+    """24 photographs, a text and a cut one."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photographs, folder)
+    bad.write(folder, "text.jpg", 0)
+    bad.write(folder, "cut.jpg", 1)
+    return folder
+
+
+@pytest.fixture
+def run(pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str):
+    """Runs the tiny variant over the folder into `out`; options may be added."""
+
+    def run(*options: object, inputs: tuple[object, ...] = (folder,), variants: tuple[str, ...] = (tiny_toml,)):
+        arguments = ["run", "--input", *inputs, "--output", tmp_path / "out", "--variant", *variants]
+        return pixelbeam(*arguments, "--images-per-unit", 10, "--batch-size", 4, *options)
+
+    return run
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def only(out: Path) -> Path:
+    (directory,) = dataset.variants(out)
+    return directory
+
+
+def test_a_folder_becomes_a_verified_dataset(run, pixelbeam, out: Path, folder: Path) -> None:
+    code, output, errors = run()
+    assert code == 0
+    assert "26 images in 3 units, 26 new" in errors
+    dataset.assert_conserved(out)
+    assert {row["uri"]: (row["step"], row["error"]) for row in dataset.failures(only(out))} == {
+        str(folder / "000-text.jpg"): ("decode", "not_an_image"),
+        str(folder / "001-cut.jpg"): ("decode", "truncated"),
+    }
+    for word in ("acme/tiny/classification/1", "24", "2", "1 failed in decode: truncated", f"{only(out)}/*.parquet"):
+        assert word in output
+    code, output, _ = pixelbeam("verify", out, "--deep")
+    assert (code, "24 rows + 2 failures of 26 images: every image accounted for" in output) == (0, True)
+
+
+def test_the_run_is_recorded(run, out: Path, tiny_run: VariantRun) -> None:
+    run()
+    (path,) = (out / "_runs").iterdir()
+    record = json.loads(path.read_text())
+    assert record["run"] == path.stem
+    assert record["configuration"]["batch_size"] == 4
+    assert (record["images"], record["units"]) == (26, 3)
+    assert record["variants"][0]["settings"] == tiny_run.settings
+    assert record["variants"][0]["random_weights"] is False
+    assert {footer.run for footer in dataset.footers(only(out))} == {path.stem}
+
+
+def test_the_same_command_again_changes_nothing(run, out: Path) -> None:
+    run()
+    before = dataset.files(out)
+    code, output, _ = run()
+    assert code == 0
+    assert "done before" in output
+    after = dataset.files(out)
+    assert {name for name in after if name not in before} == {f"_runs/{name}" for name in os.listdir(out / "_runs")} - set(before)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_missing_rows_file_alone_is_done_again(run, out: Path) -> None:
+    run()
+    whole = dataset.rows(only(out))
+    paths = sorted(only(out).glob("*.parquet"))
+    kept = {path.name: path.stat().st_mtime_ns for path in paths[1:]}
+    paths[0].unlink()
+    assert run()[0] == 0
+    assert dataset.rows(only(out)).equals(whole)
+    assert {path.name: path.stat().st_mtime_ns for path in sorted(only(out).glob("*.parquet"))[1:]} == kept
+
+
+def test_new_images_become_new_units(run, out: Path, folder: Path) -> None:
+    run()
+    before = dataset.files(out)
+    photos.write_photographs(folder / ".." / "photos", 3, seed=9, size=(40, 30))
+    for number in range(3):
+        (folder / f"photo-{number:05d}.jpg").rename(folder / f"zebra-{number}.jpg")
+    # The three originals are gone now, the index keeps them, and their rows stay.
+    code, _, errors = run()
+    assert (code, "29 images in 4 units, 3 new" in errors) == (0, True)
+    after = dataset.files(out)
+    rows = {name for name in before if name.startswith("variant=")}
+    assert {name: after[name] for name in rows} == {name: before[name] for name in rows}
+    assert len([name for name in after if name.startswith("variant=")]) == len(rows) + 1
+    dataset.assert_conserved(out)
+
+
+def test_a_changed_image_is_done_anew_and_its_stale_row_goes(run, pixelbeam, out: Path, folder: Path) -> None:
+    run()
+    before = dataset.files(out)
+    path = folder / "photo-00020.jpg"
+    path.write_bytes(bad.JPEG)
+    code, _, errors = run()
+    assert (code, "26 images in 3 units, 1 changed" in errors) == (0, True)
+    (row,) = [row for row in dataset.rows(only(out)).to_pylist() if row["uri"] == str(path)]
+    assert row["size"] == len(bad.JPEG)
+    rows = {name for name in dataset.files(out) if name.startswith("variant=")}
+    assert len(rows) == 3
+    assert len(rows & set(before)) == 2
+    assert pixelbeam("verify", out, "--deep")[0] == 0
+
+
+def test_the_same_file_by_two_patterns_counts_once(run, out: Path, folder: Path) -> None:
+    code, _, errors = run(inputs=(folder, folder / "photo-0000*.jpg"))
+    assert (code, "10 listed twice" in errors) == (0, True)
+    assert len(dataset.uris(out)) == 26
+    dataset.assert_conserved(out)
+
+
+def test_two_variants_share_a_run(run, out: Path, tmp_path: Path, tiny_toml: str) -> None:
+    (tmp_path / "other").mkdir()
+    other = tiny.write_variant(str(tmp_path / "other"), seed=1, resize="squash_bilinear", name="acme/other/1")
+    assert run(variants=(tiny_toml, other))[0] == 0
+    assert [path.name for path in dataset.variants(out)] == ["variant=acme-other-1", "variant=acme-tiny-classification-1"]
+    dataset.assert_conserved(out)
+    one, two = (dataset.rows(path) for path in dataset.variants(out))
+    assert one.column("sha256").equals(two.column("sha256"))
+    assert not one.column("features").equals(two.column("features"))
+
+
+def test_other_settings_are_refused_and_replaced_when_asked(run, pixelbeam, out: Path) -> None:
+    run()
+    before = dataset.files(out)
+    code, _, errors = run("--precision", "fast")
+    assert code == 2
+    assert "made with precision exact, not fast; give --replace" in errors
+    assert dataset.files(out) == before
+    assert run("--precision", "fast", "--replace")[0] == 0
+    assert {footer.settings["precision"] for footer in dataset.footers(only(out))} == {"fast"}
+    assert not set(before) & {name for name in dataset.files(out) if "part-" in name and "_index" not in name}
+    assert pixelbeam("verify", out, "--deep")[0] == 0
+
+
+def test_another_module_is_refused_and_replaced_when_asked(run, pixelbeam, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    mine = tiny.write_variant(str(tmp_path / "mine"), seed=1)
+    run(variants=(mine,))
+    shutil.rmtree(tmp_path / "mine" / "module")
+    tiny.write_variant(str(tmp_path / "mine"), seed=2)
+    code, _, errors = run(variants=(mine,))
+    assert code == 2
+    assert "made with module" in errors
+    old = dataset.rows(only(out))
+    assert run("--replace", variants=(mine,))[0] == 0
+    assert not dataset.rows(only(out)).column("features").equals(old.column("features"))
+    assert len(dataset.footers(only(out))) == 3
+    assert pixelbeam("verify", out, "--deep")[0] == 0
+
+
+def test_another_policy_is_refused(run, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    run(variants=(tiny.write_variant(str(tmp_path / "mine")),))
+    code, _, errors = run(variants=(tiny.write_variant(str(tmp_path / "mine"), resize="squash_bilinear"),))
+    assert code == 2
+    assert "made with resize center_crop_bilinear, not squash_bilinear" in errors
+
+
+def test_too_many_failures_are_exit_3_when_the_run_is_through(run, out: Path) -> None:
+    code, output, _ = run("--max-failure-ratio", "0.05", "--images-per-unit", "26")
+    assert code == 3
+    assert "1 failed in decode: truncated" in output
+    dataset.assert_conserved(out)
+
+
+def test_a_hopeless_run_stops_with_one_line(run, out: Path) -> None:
+    code, output, errors = run("--max-failure-ratio", "0", "--images-per-unit", "1", "--batch-size", "1")
+    assert code == 1
+    assert output == ""
+    # Two threads work; the second may have failed an image too by then.
+    assert re.match(r"pixelbeam: stopped early: [12] of 26 images of acme/tiny", errors.splitlines()[-1])
+    assert "Traceback" not in errors
+
+
+def test_class_names_are_written(run, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("background\n" + "\n".join(f"class-{number}" for number in range(tiny.CLASSES)))
+    run("--class-names", tmp_path / "names.txt")
+    for row in dataset.rows(only(out)).to_pylist():
+        assert [top["name"] for top in row["top_classes"]] == [f"class-{top['index']}" for top in row["top_classes"]]
+
+
+def test_a_trial_takes_the_first_images_and_a_run_goes_on_from_there(run, out: Path) -> None:
+    assert run("--limit", "5", "--max-failure-ratio", "0.5")[0] == 0
+    assert len(dataset.uris(out)) == 5
+    assert run()[0] == 0
+    assert len(dataset.uris(out)) == 26
+    dataset.assert_conserved(out)
+    code, _, errors = run("--limit", "5")
+    assert code == 2
+    assert "has an index of 26 images already" in errors
+
+
+def test_index_lists_without_running(pixelbeam, folder: Path, out: Path) -> None:
+    code, output, errors = pixelbeam("index", "--input", folder, "--output", out, "--images-per-unit", 7)
+    assert code == 0
+    assert "26 images in 4 units, 26 new" in errors
+    assert output.strip() == str(out / "_index" / index.read(str(out)).snapshot)
+    assert os.listdir(out) == ["_index"]
+
+
+def test_an_output_that_is_a_file_is_refused(pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, errors = pixelbeam("run", "--input", folder, "--output", tmp_path / "file", "--variant", tiny_toml)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "is a file; give a directory" in errors
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("google/efficientnet/b4/clasification/1", "google/efficientnet/b4/classification/1"),
+        ("nowhere.toml", "nowhere.toml"),
+    ],
+)
+def test_an_unknown_variant_is_refused(run, variant: str, message: str) -> None:
+    code, _, errors = run(variants=(variant,))
+    assert (code, errors.count("\n")) == (2, 1)
+    assert message in errors
+
+
+def test_a_variant_named_twice_is_refused(run, tiny_toml: str) -> None:
+    code, _, errors = run(variants=(tiny_toml, tiny_toml))
+    assert code == 2
+    assert "twice" in errors
+
+
+def test_an_empty_folder_is_refused_and_leaves_no_index(run, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, errors = run(inputs=(tmp_path / "empty",))
+    assert code == 2
+    assert "no images in" in errors.splitlines()[-1]
+    assert index.read(str(out)) is None
+
+
+def test_an_interrupted_listing_is_done_again(run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(patterns, counts):
+        yield from list(list_images(patterns, counts))[:5]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "list_images", interrupted)
+        code, _, errors = run()
+    assert (code, errors.splitlines()[-1]) == (130, "pixelbeam: interrupted; run the same command again to go on")
+    assert run()[0] == 0
+    dataset.assert_conserved(out)
+
+
+def test_strange_names_come_through(pixelbeam, tmp_path: Path, photographs: Path, tiny_toml: str, out: Path) -> None:
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    names = ["with space.jpg", "a#b.jpg", "100%25.jpg", "x::y.jpg", "naïve-日本.jpg", "what[1]?.jpg"]
+    for number, name in enumerate(names):
+        shutil.copy(photographs / f"photo-{number:05d}.jpg", folder / name)
+    assert pixelbeam("run", "--input", folder, "--output", out, "--variant", tiny_toml)[0] == 0
+    assert dataset.rows(only(out)).column("uri").to_pylist() == sorted(str(folder / name) for name in names)
+
+
+def test_500_images_of_which_60_are_bad_in_12_ways(
+    pixelbeam, tmp_path: Path, photographs: Path, tiny_toml: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(440):
+        shutil.copy(photographs / f"photo-{number % 24:05d}.jpg", folder / f"{number:03d}-good.jpg")
+    kinds = list(bad.REASONS) * 5
+    broken = {str(bad.write(folder, name, number * 7)): name for number, name in enumerate(kinds)}
+    assert (len(broken), len(bad.REASONS)) == (60, 12)
+    (tmp_path / "other").mkdir()
+    other = tiny.write_variant(str(tmp_path / "other"), seed=1, resize="squash_bilinear", name="acme/other/1")
+    update = index.update
+
+    def update_and_strike(*arguments):
+        result = update(*arguments)
+        for path in broken:
+            bad.strike(Path(path))
+        return result
+
+    monkeypatch.setattr(index, "update", update_and_strike)
+    options = ["--images-per-unit", 64, "--batch-size", 16, "--max-failure-ratio", 0.2]
+    arguments = ["run", "--input", folder, "--output", out, "--variant", tiny_toml, other]
+    assert pixelbeam(*arguments, *options)[0] == 0
+    dataset.assert_conserved(out)
+    for directory in dataset.variants(out):
+        found = {row["uri"]: (row["step"], row["error"]) for row in dataset.failures(directory)}
+        assert found == {uri: bad.REASONS[name] for uri, name in broken.items()}
+        assert dataset.rows(directory).num_rows == 440
+    assert pixelbeam("verify", out, "--deep")[0] == 0
+
+
+def test_defaults_follow_the_variants(tiny_run: VariantRun) -> None:
+    def sized(size: int, multiply_adds: float | None) -> tuple[VariantRun, ...]:
+        return (replace(tiny_run, variant=replace(tiny_run.variant, size=size, multiply_adds_billions=multiply_adds)),)
+
+    assert default_batch_size(sized(224, 0.39)) > default_batch_size(sized(456, 10.3))
+    assert default_unit(sized(224, 0.001)) == 4096
+    assert 64 <= default_unit(sized(480, 1000.0)) < default_unit(sized(480, 24.6)) < 4096
+
+
+def test_a_surprise_is_one_line_behind_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RuntimeError("Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n")
+    assert reason_of(error).startswith("the pipeline failed: KeyError: 'y'; what was committed stays")
+    assert "Traceback" in capsys.readouterr().err

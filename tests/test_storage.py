@@ -1,0 +1,158 @@
+"""Reading as listed, committing once, swapping on condition."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from transforms import storage
+from transforms.errors import BadImage
+from transforms.records import ImageRef
+
+MAX_BYTES = 1000
+NOBODY = 65534
+
+
+def reason(ref: ImageRef) -> str:
+    content = storage.fetch(ref, MAX_BYTES).content
+    assert isinstance(content, BadImage)
+    return content.error
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """As a user whom file permissions bind; root reads everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_fetches_what_was_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a b#%::é.jpg"
+    path.write_bytes(b"content")
+    fetched = storage.fetch(storage.reference(str(path)), MAX_BYTES)
+    assert fetched.content == b"content"
+    assert fetched.ref.size == 7
+    assert fetched.seconds > 0
+
+
+def test_a_file_that_vanished_is_not_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"content")
+    ref = storage.reference(str(path))
+    path.unlink()
+    assert reason(ref) == "not_found"
+
+
+@pytest.mark.parametrize("content", [b"shorter", b"content of another size", b"content as long"])
+def test_a_file_that_changed_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"content as then")
+    os.utime(path, ns=(1, 1))
+    ref = storage.reference(str(path))
+    path.write_bytes(content)
+    assert reason(ref) == "changed"
+
+
+def test_a_file_without_permission_says_so() -> None:
+    # Not in pytest's own folder, which is closed to other users whatever the file's mode.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder) / "a.jpg"
+        path.write_bytes(b"content")
+        path.chmod(0o644)
+        ref = storage.reference(str(path))
+        with without_privileges():
+            assert storage.fetch(ref, MAX_BYTES).content == b"content"
+        path.chmod(0)
+        with without_privileges():
+            assert reason(ref) == "permission_denied"
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    assert reason(ImageRef(str(tmp_path), None, None)) == "not_a_file"
+
+
+def test_too_large_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x" * (MAX_BYTES + 1))
+    listed = storage.reference(str(path))
+    unlisted = ImageRef(str(path), None, None)
+    assert reason(unlisted) == "too_many_bytes"
+    monkeypatch.delattr("builtins.open")
+    assert reason(listed) == "too_many_bytes"
+
+
+def test_fetch_many_keeps_the_order(tmp_path: Path) -> None:
+    refs = []
+    for number in range(50):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(str(number).encode())
+        refs.append(storage.reference(str(path)))
+    assert [fetched.content for fetched in storage.fetch_many(refs, MAX_BYTES)] == [
+        str(number).encode() for number in range(50)
+    ]
+
+
+def test_commit_appears_once_and_whole(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"first")
+    second.write_bytes(b"second")
+    destination = tmp_path / "out" / "part.parquet"
+    assert storage.commit(str(first), str(destination))
+    assert not storage.commit(str(second), str(destination))
+    assert destination.read_bytes() == b"first"
+    assert storage.list_names(str(destination.parent)) == ["part.parquet"]
+
+
+def test_of_many_commits_at_once_one_wins(tmp_path: Path) -> None:
+    destination = str(tmp_path / "out" / "part")
+    won = []
+
+    def commit(number: int) -> None:
+        local = tmp_path / str(number)
+        local.write_bytes(bytes([number]) * 100_000)
+        if storage.commit(str(local), destination):
+            won.append(number)
+
+    threads = [threading.Thread(target=commit, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert Path(destination).read_bytes() == bytes(won) * 100_000
+
+
+def test_swap_replaces_only_what_was_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "dir" / "CURRENT.json")
+    content, token = storage.read_versioned(path)
+    assert content is None
+    assert storage.swap(path, b"one", token)
+    assert not storage.swap(path, b"two", token)
+    content, token = storage.read_versioned(path)
+    assert content == b"one"
+    assert storage.swap(path, b"two", token)
+    assert storage.read_versioned(path)[0] == b"two"
+    assert storage.list_names(os.path.dirname(path)) == ["CURRENT.json"]
+
+
+def test_delete_may_run_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"")
+    for path in (str(folder / "file"), str(folder)):
+        storage.delete(path)
+        storage.delete(path)
+    assert not folder.exists()

@@ -1,0 +1,194 @@
+"""Prepare: units to batches of pixels. Fetch, decode once, resize for each variant."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+
+import apache_beam as beam
+import numpy as np
+
+from transforms import images, index
+from transforms.commit import committed
+from transforms.errors import BadImage, RunError
+from transforms.fingerprints import VariantRun
+from transforms.ordered import ordered_map
+from transforms.records import (
+    Failure,
+    FloatArray,
+    ImageInfo,
+    PixelBatch,
+    Receipt,
+    StepSeconds,
+    Target,
+    Unit,
+)
+from transforms.resize import resize
+from transforms.storage import Fetched, fetch_many
+
+
+class Prepare(beam.PTransform):
+    """Units to PixelBatches, lazily: the next batch is made while the model runs on this one.
+
+    Args:
+        output: The output directory; units that are done there are passed over.
+        runs: The variants.
+        batch_size: Images a batch.
+    """
+
+    def __init__(self, output: str, runs: tuple[VariantRun, ...], batch_size: int) -> None:
+        super().__init__()
+        self._output = output
+        self._runs = runs
+        self._batch_size = batch_size
+
+    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[PixelBatch]:
+        return units | beam.FlatMap(
+            prepare_unit, output=self._output, runs=self._runs, batch_size=self._batch_size
+        ).with_output_types(PixelBatch)
+
+
+def prepare_unit(
+    unit: Unit, output: str, runs: tuple[VariantRun, ...], batch_size: int
+) -> Iterator[PixelBatch]:
+    """One unit's batches for each variant that `output` does not hold yet, and a receipt for each that it does.
+
+    Args:
+        unit: The unit.
+        output: The output directory.
+        runs: The variants.
+        batch_size: Images a batch; only a unit's last one is smaller. As many again are prepared ahead.
+
+    Raises:
+        RunError: Every image was refused for want of permission, which is an outage and no failure of theirs.
+    """
+    missing = []
+    for run in runs:
+        target = run.target(unit)
+        receipt = committed(output, run, target)
+        if receipt is None:
+            missing.append(run)
+        else:
+            yield _passed_over(target, receipt)
+    if missing:
+        yield from _prepare_missing(unit, tuple(missing), batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """One image after fetching, decoding and resizing.
+
+    Attributes:
+        outcome: What the row will say, or why there is none.
+        pixels: For each variant float32 `[size, size, 3]`, RGB, nominally 0 to 1; empty for a failure.
+        seconds: What it took.
+    """
+
+    outcome: ImageInfo | Failure
+    pixels: Mapping[str, FloatArray]
+    seconds: StepSeconds
+
+
+def prepare_image(fetched: Fetched, runs: tuple[VariantRun, ...]) -> PreparedImage:
+    """Decode once and resize for each variant; a bad image gives a Failure."""
+    seconds = StepSeconds(fetch=fetched.seconds)
+    if isinstance(fetched.content, BadImage):
+        reason = fetched.content
+        return PreparedImage(Failure(fetched.ref, "fetch", reason.error, reason.message), {}, seconds)
+    started = time.perf_counter()
+    pixels: dict[str, FloatArray] = {}
+    outcome: ImageInfo | Failure
+    try:
+        decoded = images.decode(fetched.content)
+        for run in runs:
+            pixels[run.variant.name] = resize(decoded.pixels, run.variant.size, run.variant.resize)
+        height, width, _ = decoded.pixels.shape
+        sha256 = hashlib.sha256(fetched.content).hexdigest()
+        outcome = ImageInfo(fetched.ref, sha256, width, height, decoded.orientation)
+    except BadImage as reason:
+        outcome = Failure(fetched.ref, "decode", reason.error, reason.message)
+    return PreparedImage(outcome, pixels, seconds + StepSeconds(decode=time.perf_counter() - started))
+
+
+def _prepare_missing(unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) -> Iterator[PixelBatch]:
+    fetched = fetch_many(index.members(unit), images.MAX_BYTES)
+    prepared = ordered_map(_decoders(), partial(prepare_image, runs=runs), fetched, ahead=batch_size)
+    gathering = _Gathering(unit, runs, batch_size)
+    for image in prepared:
+        if gathering.full:
+            yield from gathering.take(last=False)
+        gathering.add(image)
+    if gathering.refused == unit.n_images > 0:
+        raise RunError(
+            f"no permission to read any of the {unit.n_images:,} images of unit {unit.number}; "
+            "mend the permissions and run the same command again"
+        )
+    yield from gathering.take(last=True)
+
+
+class _Gathering:
+    """The batch that is being filled, for each variant at once."""
+
+    def __init__(self, unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) -> None:
+        self._targets = {run: run.target(unit) for run in runs}
+        self._batch_size = batch_size
+        self._number = 0
+        self.refused = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._infos: list[ImageInfo] = []
+        self._failures: list[Failure] = []
+        self._seconds = StepSeconds()
+        self._pixels = {
+            run: np.empty((self._batch_size, run.variant.size, run.variant.size, 3), np.float32)
+            for run in self._targets
+        }
+
+    @property
+    def full(self) -> bool:
+        return len(self._infos) == self._batch_size
+
+    def add(self, image: PreparedImage) -> None:
+        self._seconds += image.seconds
+        if isinstance(image.outcome, Failure):
+            self._failures.append(image.outcome)
+            self.refused += image.outcome.error == "permission_denied"
+            return
+        for run, batch in self._pixels.items():
+            batch[len(self._infos)] = image.pixels[run.variant.name]
+        self._infos.append(image.outcome)
+
+    def take(self, last: bool) -> Iterator[PixelBatch]:
+        """One batch for each variant; then the next one is begun."""
+        share = StepSeconds(
+            fetch=self._seconds.fetch / len(self._targets), decode=self._seconds.decode / len(self._targets)
+        )
+        for run, target in self._targets.items():
+            yield PixelBatch(
+                target=target,
+                number=self._number,
+                last=last,
+                images=tuple(self._infos),
+                pixels=self._pixels.pop(run)[: len(self._infos)],
+                failures=tuple(self._failures),
+                seconds=share,
+            )
+        self._number += 1
+        self._start()
+
+
+def _passed_over(target: Target, receipt: Receipt) -> PixelBatch:
+    pixels = np.empty((0, 0, 0, 3), np.float32)
+    return PixelBatch(target, 0, True, (), pixels, (), StepSeconds(), receipt)
+
+
+@cache
+def _decoders() -> ThreadPoolExecutor:
+    """The process's decode threads; TensorFlow's decoders release the GIL."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")

@@ -1,0 +1,210 @@
+"""The records that travel from stage to stage, in the order of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+PixelArray = npt.NDArray[np.uint8]
+
+Step = Literal["fetch", "decode", "infer"]
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One image as it was listed.
+
+    Attributes:
+        uri: Absolute path or URL, verbatim.
+        size: Bytes; None where listing could not tell (a manifest's missing file).
+        version: What changes when the content does (a local file's size and mtime); None as for `size`.
+    """
+
+    uri: str
+    size: int | None
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of work, of retry, of resume and of output: one row group of one index part.
+
+    Attributes:
+        number: Position in the whole index, from 0; never changes.
+        index_part: Path of the Parquet part that lists the unit's images.
+        row_group: Which row group of that part.
+        n_images: Images in the unit.
+        uri_hash_sum: Sum modulo 2^128 of the images' uri hashes, 32 hex digits.
+        members: SHA-256 of every image's uri, size and version, 64 hex digits.
+    """
+
+    number: int
+    index_part: str
+    row_group: int
+    n_images: int
+    uri_hash_sum: str
+    members: str
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a row says of its image besides the scores.
+
+    Attributes:
+        ref: The image as listed.
+        sha256: Of the fetched bytes, 64 hex digits.
+        width: Pixels of the upright image.
+        height: Pixels of the upright image.
+        orientation: The EXIF orientation that was applied, 1 to 8; 1 where there is none.
+    """
+
+    ref: ImageRef
+    sha256: str
+    width: int
+    height: int
+    orientation: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one image has no row.
+
+    Attributes:
+        ref: The image as listed.
+        step: Where it failed.
+        error: Short, stable kind, for grouping: `truncated`, `not_found`, ...
+        message: One line for a person.
+        attempts: How often the step was tried.
+    """
+
+    ref: ImageRef
+    step: Step
+    error: str
+    message: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """One upright image.
+
+    Attributes:
+        pixels: uint8 `[height, width, 3]`, RGB, 0 to 255, EXIF orientation applied.
+        orientation: The EXIF orientation that was applied, 1 to 8.
+    """
+
+    pixels: PixelArray
+    orientation: int
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Seconds spent in each step, summed over the threads that worked on it."""
+
+    fetch: float = 0.0
+    decode: float = 0.0
+    model: float = 0.0
+    write: float = 0.0
+
+    def __add__(self, other: StepSeconds) -> StepSeconds:
+        return StepSeconds(
+            self.fetch + other.fetch,
+            self.decode + other.decode,
+            self.model + other.model,
+            self.write + other.write,
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """One unit for one variant: what becomes one rows file.
+
+    Attributes:
+        unit: The unit.
+        variant: The variant's TF Hub name.
+        fingerprint: 12 hex digits over everything that decides the rows' content.
+    """
+
+    unit: Unit
+    variant: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof that one target's rows file is committed.
+
+    Attributes:
+        variant: The variant's TF Hub name.
+        unit: The unit's number.
+        rows: Images with a row.
+        failures: Images without.
+        path: The rows file, relative to the output directory.
+    """
+
+    variant: str
+    unit: int
+    rows: int
+    failures: int
+    path: str
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBatch:
+    """Images ready for one variant's model, and the failures met on the way to them.
+
+    Every target ends in exactly one batch with `last`, even if that one holds no image.
+
+    Attributes:
+        target: The unit and variant.
+        number: 0, 1, 2, ... within the target.
+        last: No batch of this target follows.
+        images: One for each image, in the order of `pixels`.
+        pixels: float32 `[n, size, size, 3]`, RGB, nominally 0 to 1 (bicubic overshoots are kept).
+        failures: Images that have no pixels.
+        seconds: Fetching and decoding, this batch's share.
+        receipt: Set where the target was done by an earlier run; then nothing else is in the batch.
+    """
+
+    target: Target
+    number: int
+    last: bool
+    images: tuple[ImageInfo, ...]
+    pixels: FloatArray
+    failures: tuple[Failure, ...]
+    seconds: StepSeconds
+    receipt: Receipt | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreBatch:
+    """What the model said of a `PixelBatch`; the images and failures are carried along, the pixels are not.
+
+    Attributes:
+        target: The unit and variant.
+        number: 0, 1, 2, ... within the target.
+        last: No batch of this target follows.
+        images: One for each row of the scores.
+        logits: float32 `[n, n_classes]`; None where the module has none.
+        features: float32 `[n, n_features]`; None where the module has none.
+        failures: Images that have no row.
+        seconds: Fetching, decoding and the model, this batch's share.
+        receipt: As in `PixelBatch`.
+    """
+
+    target: Target
+    number: int
+    last: bool
+    images: tuple[ImageInfo, ...]
+    logits: FloatArray | None
+    features: FloatArray | None
+    failures: tuple[Failure, ...]
+    seconds: StepSeconds
+    receipt: Receipt | None = None

@@ -1,0 +1,258 @@
+"""What lies in the output directory: schemas, file names, footers, and records as Arrow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.fingerprints import Settings, VariantRun
+from transforms.records import Failure, FloatArray, ImageInfo, ScoreBatch, StepSeconds, Target
+from transforms.storage import open_file
+
+TOP_CLASSES = 5
+ROWS_PER_GROUP = 2048
+FOOTER_KEY = b"pixelbeam"
+PART_NAME = re.compile(r"\.?part-(?P<unit>\d{6,})-(?P<fingerprint>[0-9a-f]{12})[.-]")
+
+TOP_CLASS_TYPE = pa.struct([("index", pa.int32()), ("name", pa.string()), ("probability", pa.float32())])
+IMAGE_FIELDS = (
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("size", pa.int64()),
+    pa.field("version", pa.string()),
+)
+FAILURES_SCHEMA = pa.schema(
+    [
+        *IMAGE_FIELDS,
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a rows file says of itself, in its Parquet metadata.
+
+    Attributes:
+        variant: TF Hub name.
+        handle: Where the module came from.
+        random_weights: The module was made without trained weights.
+        settings: What decided the rows besides the images.
+        fingerprint: As in the file's name.
+        unit: The unit's number.
+        members: Hash of the unit's images as they were done.
+        rows: Images in this file.
+        rows_hash_sum: Sum modulo 2^128 of their uri hashes.
+        failures: Images that have no row.
+        failures_hash_sum: Sum modulo 2^128 of their uri hashes.
+        failures_file: Where they are, relative to the output directory; None where there are none.
+        failures_by: How many for each `step: error`.
+        seconds: Spent in each step, summed over threads.
+        run: The run that wrote the file.
+        started: Unix time in seconds when the first batch came.
+        finished: Unix time in seconds when the last one was written.
+        packages: Versions of the packages that decide the result.
+    """
+
+    variant: str
+    handle: str
+    random_weights: bool
+    settings: Settings
+    fingerprint: str
+    unit: int
+    members: str
+    rows: int
+    rows_hash_sum: str
+    failures: int
+    failures_hash_sum: str
+    failures_file: str | None
+    failures_by: dict[str, int]
+    seconds: StepSeconds
+    run: str
+    started: float
+    finished: float
+    packages: dict[str, str]
+
+    def to_metadata(self) -> dict[bytes, bytes]:
+        """As Parquet key-value metadata."""
+        return {FOOTER_KEY: json.dumps(asdict(self)).encode()}
+
+    @staticmethod
+    def from_metadata(metadata: dict[bytes, bytes]) -> Footer:
+        """The reverse of `to_metadata`; raises KeyError, TypeError or ValueError where it is not ours."""
+        fields = json.loads(metadata[FOOTER_KEY])
+        return Footer(**{**fields, "seconds": StepSeconds(**fields["seconds"])})
+
+
+def read_footer(path: str) -> Footer:
+    """The footer of a rows file."""
+    with open_file(path) as file:
+        return Footer.from_metadata(pq.read_metadata(file).metadata)
+
+
+def rows_directory(directory: str) -> str:
+    """Where a variant's rows files lie, relative to the output directory."""
+    return f"variant={directory}"
+
+
+def failures_directory(directory: str) -> str:
+    """Where a variant's failures files lie, relative to the output directory."""
+    return f"_failures/variant={directory}"
+
+
+def rows_path(run: VariantRun, target: Target) -> str:
+    """A target's rows file, relative to the output directory."""
+    name = f"part-{target.unit.number:06d}-{target.fingerprint}.parquet"
+    return f"{rows_directory(run.variant.directory)}/{name}"
+
+
+def failures_path(run: VariantRun, target: Target, attempt: str) -> str:
+    """One attempt's failures file, relative to the output directory."""
+    name = f"part-{target.unit.number:06d}-{target.fingerprint}-{attempt}.parquet"
+    return f"{failures_directory(run.variant.directory)}/{name}"
+
+
+def unit_and_fingerprint(name: str) -> tuple[int, str] | None:
+    """What a file's name says it belongs to, unfinished files included; None for other names."""
+    match = PART_NAME.match(os.path.basename(name))
+    return (int(match["unit"]), match["fingerprint"]) if match else None
+
+
+def rubbish(
+    committed: dict[tuple[int, str], Footer],
+    rows_names: Sequence[str],
+    failures_names: Sequence[str],
+    directory: str,
+) -> list[str]:
+    """Files of units that are committed, but not part of the commit: superseded, unfinished or never named.
+
+    Where a unit is committed every other file of that unit is rubbish, whoever wrote it: another attempt that
+    is still going on will lose the race for the rows file.
+
+    Args:
+        committed: Current footers by unit and fingerprint.
+        rows_names: Names in the variant's rows directory.
+        failures_names: Names in the variant's failures directory.
+        directory: The variant's directory name.
+
+    Returns:
+        Paths relative to the output directory, rows files first.
+    """
+    units = {unit for unit, _ in committed}
+    keep = {f"part-{unit:06d}-{fingerprint}.parquet" for unit, fingerprint in committed}
+    keep |= {os.path.basename(footer.failures_file) for footer in committed.values() if footer.failures_file}
+    folders = ((rows_directory(directory), rows_names), (failures_directory(directory), failures_names))
+    return [
+        f"{folder}/{name}"
+        for folder, names in folders
+        for name in names
+        if name not in keep and (owner := unit_and_fingerprint(name)) and owner[0] in units
+    ]
+
+
+def rows_schema(run: VariantRun) -> pa.Schema:
+    """The columns of a variant's rows files."""
+    fields = [
+        *IMAGE_FIELDS,
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("orientation", pa.int8(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+    ]
+    if run.n_classes is not None:
+        fields.append(pa.field("logits", pa.list_(pa.float32(), run.n_classes), nullable=False))
+        fields.append(pa.field("top_classes", pa.list_(TOP_CLASS_TYPE), nullable=False))
+    if run.n_features is not None:
+        fields.append(pa.field("features", pa.list_(pa.float32(), run.n_features), nullable=False))
+    return pa.schema(fields)
+
+
+def rows_table(batch: ScoreBatch, run: VariantRun) -> pa.Table:
+    """A batch's rows under `rows_schema`."""
+    columns = _image_columns(batch.images)
+    columns.append(pa.array([batch.target.fingerprint] * len(batch.images), pa.string()))
+    if batch.logits is not None:
+        columns.append(_vectors(batch.logits))
+        columns.append(top_classes(batch.logits, run.variant.activation, run.class_names))
+    if batch.features is not None:
+        columns.append(_vectors(batch.features))
+    return pa.table(columns, schema=rows_schema(run))
+
+
+def _image_columns(infos: Sequence[ImageInfo]) -> list[Any]:
+    return [
+        pa.array([info.ref.uri for info in infos], pa.string()),
+        pa.array([info.ref.size for info in infos], pa.int64()),
+        pa.array([info.ref.version for info in infos], pa.string()),
+        pa.array([info.sha256 for info in infos], pa.string()),
+        pa.array([info.width for info in infos], pa.int32()),
+        pa.array([info.height for info in infos], pa.int32()),
+        pa.array([info.orientation for info in infos], pa.int8()),
+    ]
+
+
+def _vectors(values: FloatArray) -> Any:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.float32()), values.shape[1])
+
+
+def top_classes(logits: FloatArray, activation: str, names: tuple[str, ...] | None) -> Any:
+    """The most probable classes of each row, best first, as `list<struct<index, name, probability>>`.
+
+    Args:
+        logits: float32 `[n, n_classes]`.
+        activation: `softmax` for one class an image, `sigmoid` for independent classes.
+        names: One a class, or None, which leaves `name` null.
+    """
+    n_rows, n_classes = logits.shape
+    count = min(TOP_CLASSES, n_classes)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    chosen = np.take_along_axis(probabilities(logits, activation), order, axis=1)
+    indices = order.reshape(-1)
+    labels = [names[index] for index in indices] if names else [None] * len(indices)
+    entries = pa.StructArray.from_arrays(
+        [
+            pa.array(indices, pa.int32()),
+            pa.array(labels, pa.string()),
+            pa.array(chosen.reshape(-1), pa.float32()),
+        ],
+        fields=list(TOP_CLASS_TYPE),
+    )
+    offsets: npt.NDArray[np.int32] = np.arange(0, (n_rows + 1) * count, count, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), entries)
+
+
+def probabilities(logits: FloatArray, activation: str) -> FloatArray:
+    """Softmax over the last axis, or the elementwise sigmoid; float32 of `logits`' shape."""
+    if activation == "sigmoid":
+        return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64))), np.float32)
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def failures_table(failures: Sequence[Failure]) -> pa.Table:
+    """Failures under `FAILURES_SCHEMA`."""
+    rows = [
+        {
+            "uri": failure.ref.uri,
+            "size": failure.ref.size,
+            "version": failure.ref.version,
+            "step": failure.step,
+            "error": failure.error,
+            "message": failure.message,
+            "attempts": failure.attempts,
+        }
+        for failure in failures
+    ]
+    return pa.Table.from_pylist(rows, schema=FAILURES_SCHEMA)
