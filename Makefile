@@ -1,7 +1,7 @@
 # Python 3.11 or newer makes .venv; everything after that runs inside it.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
-CODE := pipelines transforms tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
+TYPED := pipelines transforms $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate
 
@@ -32,7 +32,7 @@ lint: setup  ## what CI checks before the tests
 	$(MAKE) --no-print-directory types
 
 types: setup
-	$(BIN)/mypy $(CODE)
+	$(BIN)/mypy $(TYPED)
 
 format: setup  ## put the code in order
 	$(BIN)/ruff check --fix
@@ -45,7 +45,7 @@ lock: $(BIN)/uv  ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade: 
 
 clean:  ## remove what the targets made
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output *.egg-info
-	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(TYPED) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and \

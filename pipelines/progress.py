@@ -20,7 +20,15 @@ from transforms.tally import Tally
 
 TERMINAL_SECONDS = 0.5
 PLAIN_SECONDS = 10.0
-PLAIN_WIDTH = 160
+PLAIN_WIDTH = 240
+
+
+def stdout() -> Console:
+    """Standard output; wide where it is no terminal, so that no line of a table is folded."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
 
 
 class Live:
@@ -98,9 +106,7 @@ def print_summary(
         table.add_column(name, justify="left" if name == "variant" else "right")
     for run in runs:
         table.add_row(run.variant.name, *_cells(footers[run.variant.name], run_id))
-    console = Console()
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
+    console = stdout()
     console.print(table)
     for run in runs:
         _print_details(console, output, run, footers[run.variant.name])

@@ -114,7 +114,9 @@ def reason_of(error: RuntimeError) -> str:
     if ours:
         return ours.group(1)
     print(text, file=sys.stderr)
-    return f"the pipeline failed: {text.splitlines()[-1]}; what was committed stays, run the same command again"
+    return (
+        f"the pipeline failed: {text.splitlines()[-1]}; what was committed stays, run the same command again"
+    )
 
 
 def exit_code(max_failure_ratio: float, footers: dict[str, list[Footer]]) -> int:

@@ -19,7 +19,9 @@ def variants(output: Path) -> list[Path]:
 
 def rows(directory: Path) -> pa.Table:
     """A variant's rows, by uri."""
-    return pa.concat_tables(pq.read_table(path) for path in sorted(directory.glob("*.parquet"))).sort_by("uri")
+    return pa.concat_tables(pq.read_table(path) for path in sorted(directory.glob("*.parquet"))).sort_by(
+        "uri"
+    )
 
 
 def footers(directory: Path) -> list[Footer]:
@@ -43,7 +45,9 @@ def uris(output: Path) -> list[str]:
 
 def files(output: Path) -> dict[str, int]:
     """Every file and when it was last written."""
-    return {str(path.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()
+    }
 
 
 def assert_conserved(output: Path) -> None:

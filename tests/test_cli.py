@@ -96,15 +96,20 @@ def test_help_loads_neither_beam_nor_tensorflow() -> None:
         "    cli.main(sys.argv[1:])\n"
         "except SystemExit:\n"
         "    pass\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'apache_beam', 'tensorflow', 'numpy', 'pyarrow'}))"
+        "heavy = {'apache_beam', 'tensorflow', 'numpy', 'pyarrow'}\n"
+        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
     )
     for arguments in (["--help"], ["run", "--help"], ["verify", "--help"]):
-        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+        )
         assert done.stdout.startswith("usage: pixelbeam")
         assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("module", ["transforms.listing", "transforms.index", "transforms.tables", "transforms.variants"])
+@pytest.mark.parametrize(
+    "module", ["transforms.listing", "transforms.index", "transforms.tables", "transforms.variants"]
+)
 def test_plain_modules_load_neither_beam_nor_tensorflow(module: str) -> None:
     program = f"import sys, {module}; print({{'apache_beam', 'tensorflow'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

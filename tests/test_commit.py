@@ -72,18 +72,29 @@ def test_rows_are_grouped_and_floats_plain(tmp_path: Path, tiny_run: VariantRun)
     for number, start in enumerate(range(0, 5000, 500)):
         writer.add(score_batch(tiny_run.target(of), number, images[start : start + 500], last=start == 4500))
     metadata = pq.read_metadata(tmp_path / writer.commit().path)
-    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [2048, 452, 2048, 452]
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [
+        2048,
+        452,
+        2048,
+        452,
+    ]
     column = metadata.row_group(0).column(metadata.row_group(0).num_columns - 1)
     assert column.path_in_schema.startswith("features")
     assert column.compression == "ZSTD"
     assert not any("DICTIONARY" in encoding for encoding in column.encodings)
 
 
-def test_the_first_of_two_attempts_counts_and_the_other_leaves_nothing(tmp_path: Path, tiny_run: VariantRun) -> None:
+def test_the_first_of_two_attempts_counts_and_the_other_leaves_nothing(
+    tmp_path: Path, tiny_run: VariantRun
+) -> None:
     of = unit(IMAGES)
-    writers = [TargetWriter(str(tmp_path), tiny_run, tiny_run.target(of), f"run-{number}") for number in (1, 2)]
+    writers = [
+        TargetWriter(str(tmp_path), tiny_run, tiny_run.target(of), f"run-{number}") for number in (1, 2)
+    ]
     # The attempts fail on different images.
-    for writer, (good, bad) in zip(writers, [(IMAGES[:8], IMAGES[8:]), (IMAGES[3:], IMAGES[:3])], strict=True):
+    for writer, (good, bad) in zip(
+        writers, [(IMAGES[:8], IMAGES[8:]), (IMAGES[3:], IMAGES[:3])], strict=True
+    ):
         for batch in batches(tiny_run, of, good, bad):
             writer.add(batch)
     first, second = (writer.commit() for writer in writers)
@@ -101,7 +112,9 @@ def test_failures_of_an_attempt_that_died_are_no_part_of_the_dataset(
 
     commit = storage.commit
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "commit", lambda local, path: commit(local, path) if "/_failures/" in path else die())
+        patch.setattr(
+            storage, "commit", lambda local, path: commit(local, path) if "/_failures/" in path else die()
+        )
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path, tiny_run, good=IMAGES[3:], bad=IMAGES[:3])
     (orphan,) = files(tmp_path)
@@ -132,7 +145,9 @@ def test_a_missing_image_is_noticed_before_the_commit(tmp_path: Path, tiny_run: 
 
 
 @pytest.mark.parametrize("numbers", [(1,), (0, 0), (0, 2)])
-def test_batches_out_of_order_are_refused(tmp_path: Path, tiny_run: VariantRun, numbers: tuple[int, ...]) -> None:
+def test_batches_out_of_order_are_refused(
+    tmp_path: Path, tiny_run: VariantRun, numbers: tuple[int, ...]
+) -> None:
     target = tiny_run.target(unit(IMAGES))
     writer = TargetWriter(str(tmp_path), tiny_run, target, "r")
     for number in numbers[:-1]:
@@ -147,7 +162,9 @@ def test_a_batch_of_another_unit_is_refused(tmp_path: Path, tiny_run: VariantRun
         writer.add(score_batch(tiny_run.target(unit(IMAGES[:3], number=1)), 0, IMAGES[:1]))
 
 
-def test_local_files_are_removed(tmp_path: Path, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_files_are_removed(
+    tmp_path: Path, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))

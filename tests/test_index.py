@@ -48,7 +48,9 @@ def test_units_carry_the_hashes_of_their_members(tmp_path: Path) -> None:
         assert unit.members == members_hash(images)
 
 
-def test_parts_have_a_row_group_a_unit_and_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_have_a_row_group_a_unit_and_no_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(index, "UNITS_PER_PART", 2)
     work, _ = update(tmp_path, refs(11), images_per_unit=2)
     assert [part.units for part in work.parts] == [2, 2, 2]

@@ -25,7 +25,9 @@ from transforms.records import PixelBatch, ScoreBatch, StepSeconds
 from transforms.write import StopRule
 
 
-def pixel_batch(run: VariantRun, count: int, failed: int = 0, number: int = 0, last: bool = True) -> PixelBatch:
+def pixel_batch(
+    run: VariantRun, count: int, failed: int = 0, number: int = 0, last: bool = True
+) -> PixelBatch:
     images = refs(count + failed)
     pixels = np.random.default_rng(number).random((count, tiny.SIZE, tiny.SIZE, 3), np.float32)
     return PixelBatch(

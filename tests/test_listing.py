@@ -51,7 +51,9 @@ def test_a_name_with_a_glob_s_letters_is_a_name_first(tmp_path: Path) -> None:
     assert listed(path) == [str(path)]
 
 
-@pytest.mark.parametrize("name", ["with space.jpg", "a#b.jpg", "100%25.jpg", "x::y.jpg", "naïve-日本.jpg", "a\nb.jpg"])
+@pytest.mark.parametrize(
+    "name", ["with space.jpg", "a#b.jpg", "100%25.jpg", "x::y.jpg", "naïve-日本.jpg", "a\nb.jpg"]
+)
 def test_strange_names_are_taken_verbatim(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"1")
     (ref,) = list_images([str(tmp_path)], ListingCounts())

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.records import footer
-from tests.test_commit import write
 from transforms import images, index, prepare
+from transforms.commit import TargetWriter
 from transforms.errors import BadImage, RunError
 from transforms.fingerprints import VariantRun
+from transforms.infer import score
 from transforms.prepare import prepare_image, prepare_unit
-from transforms.records import Failure, ImageInfo, ImageRef, PixelBatch, Unit
+from transforms.records import Failure, ImageRef, PixelBatch, Unit
 from transforms.resize import resize
+from transforms.runtime import load_models
 from transforms.storage import Fetched, fetch, reference
 
 
@@ -84,15 +85,12 @@ def test_one_decode_serves_all_variants(
     assert len(decodes) == len(paths)
 
 
-def test_what_is_done_is_passed_over(
-    tmp_path: Path, photographs: Path, unit_of, tiny_run, other_run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_done_is_passed_over(tmp_path: Path, photographs: Path, unit_of, tiny_run, other_run) -> None:
     unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
-    refs = index.members(unit)
-    with monkeypatch.context() as patch:
-        patch.setattr("tests.test_commit.unit", lambda _: unit)
-        patch.setattr("tests.records.score_batch", _scores)
-        receipt = write(tmp_path, tiny_run, good=refs, bad=[])
+    writer = TargetWriter(str(tmp_path), tiny_run, tiny_run.target(unit), "run")
+    for batch in prepare_unit(unit, str(tmp_path), (tiny_run,), 4):
+        writer.add(score(batch, load_models((tiny_run,))))
+    receipt = writer.commit()
     batches = list(prepare_unit(unit, str(tmp_path), (tiny_run, other_run), 4))
     assert [(batch.target.variant, batch.receipt) for batch in batches] == [
         (tiny_run.variant.name, receipt),
@@ -101,23 +99,27 @@ def test_what_is_done_is_passed_over(
     assert [len(batch) for batch in batches] == [0, 3]
 
 
-def _scores(target, number, good, bad=None, last=False):
-    from tests import tiny
-    from transforms.records import ScoreBatch, StepSeconds
-
-    info = tuple(ImageInfo(ref, "ab" * 32, 1, 1, 1) for ref in good)
-    zeros = np.zeros((len(good), tiny.CLASSES), np.float32)
-    return ScoreBatch(target, number, last, info, zeros, zeros[:, : tiny.FEATURES], (), StepSeconds())
-
-
-@given(pattern=st.lists(st.sampled_from(["good", "text", "empty", "cut", "gone"]), max_size=14), size=st.integers(1, 5))
+@given(
+    pattern=st.lists(st.sampled_from(["good", "text", "empty", "cut", "gone"]), max_size=14),
+    size=st.integers(1, 5),
+)
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_image_has_one_outcome(
-    tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_run: VariantRun, pattern: list[str], size: int
+    tmp_path_factory: pytest.TempPathFactory,
+    photographs: Path,
+    tiny_run: VariantRun,
+    pattern: list[str],
+    size: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("pattern")
     good = (photographs / "photo-00000.jpg").read_bytes()
-    content = {"good": good, "gone": good, "text": b"milk, bread", "empty": b"", "cut": good[: len(good) // 3]}
+    content = {
+        "good": good,
+        "gone": good,
+        "text": b"milk, bread",
+        "empty": b"",
+        "cut": good[: len(good) // 3],
+    }
     paths = []
     for number, kind in enumerate(pattern):
         paths.append(folder / f"{number:02d}.jpg")
@@ -205,4 +207,3 @@ def test_seconds_are_shared_among_the_variants(photographs: Path, unit_of, tiny_
     assert first.seconds == second.seconds
     assert first.seconds.decode > 0
     assert first.seconds.fetch > 0
-    assert footer(tiny_run, first.target.unit).rows == 2

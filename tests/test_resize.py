@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests import photos, reference
 from transforms.errors import BadImage
-from transforms.images import decode, upright_jpeg
+from transforms.images import decode
+from transforms.records import DecodedImage
 from transforms.resize import POLICIES, crop_box, resize
 
 Reference = Callable[[bytes, int], npt.NDArray[np.float32]]
@@ -43,20 +45,20 @@ def test_equals_the_published_preprocessing_bit_for_bit(published: Reference, po
     assert len(JPEGS) >= 20
     for data, shape in zip(JPEGS, ODD_SIZES, strict=True):
         image = decode(data)
-        made = resize(image.pixels, size, policy, upright_jpeg(data, image))
+        made = resize(image, size, policy)
         np.testing.assert_array_equal(made, published(data, size), strict=True, err_msg=str(shape))
 
 
 def test_a_jpeg_whose_crop_cannot_be_decoded_is_a_bad_image() -> None:
     image = decode(JPEGS[-3])
     with pytest.raises(BadImage, match="corrupt"):
-        resize(image.pixels, 224, "center_crop_bicubic", JPEGS[-3][:300])
+        resize(replace(image, jpeg=JPEGS[-3][:300]), 224, "center_crop_bicubic")
 
 
 def test_bicubic_overshoots_and_is_not_clipped() -> None:
     edge = np.zeros((64, 64, 3), np.uint8)
     edge[:, 32:] = 255
-    made = resize(edge, 224, "center_crop_bicubic")
+    made = resize(DecodedImage(edge, 1), 224, "center_crop_bicubic")
     assert made.min() < 0
     assert made.max() > 1
 
@@ -64,7 +66,7 @@ def test_bicubic_overshoots_and_is_not_clipped() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (1000, 1), (2, 5000)])
 def test_tiny_images_and_panoramas_work(policy: str, shape: tuple[int, int]) -> None:
-    made = resize(np.full((*shape, 3), 51, np.uint8), 224, policy)
+    made = resize(DecodedImage(np.full((*shape, 3), 51, np.uint8), 1), 224, policy)
     np.testing.assert_allclose(made, np.full((224, 224, 3), 0.2, np.float32), rtol=1e-6)
 
 
@@ -72,7 +74,7 @@ def test_tiny_images_and_panoramas_work(policy: str, shape: tuple[int, int]) -> 
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 96), st.sampled_from(sorted(POLICIES)))
 def test_gives_size_by_size_float32(height: int, width: int, size: int, policy: str) -> None:
     pixels = np.arange(height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(height, width, 3)
-    made = resize(pixels, size, policy)
+    made = resize(DecodedImage(pixels, 1), size, policy)
     assert made.shape == (size, size, 3)
     assert made.dtype == np.float32
     assert np.isfinite(made).all()
@@ -97,4 +99,4 @@ def test_the_side_is_that_of_tensorflow_float32_arithmetic(edge: int, size: int)
 
 def test_an_unknown_policy_is_an_error() -> None:
     with pytest.raises(KeyError, match="nearest"):
-        resize(np.zeros((8, 8, 3), np.uint8), 8, "nearest")
+        resize(DecodedImage(np.zeros((8, 8, 3), np.uint8), 1), 8, "nearest")

@@ -33,7 +33,9 @@ def folder(tmp_path: Path, photographs: Path) -> Path:
 def run(pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str):
     """Runs the tiny variant over the folder into `out`; options may be added."""
 
-    def run(*options: object, inputs: tuple[object, ...] = (folder,), variants: tuple[str, ...] = (tiny_toml,)):
+    def run(
+        *options: object, inputs: tuple[object, ...] = (folder,), variants: tuple[str, ...] = (tiny_toml,)
+    ):
         arguments = ["run", "--input", *inputs, "--output", tmp_path / "out", "--variant", *variants]
         return pixelbeam(*arguments, "--images-per-unit", 10, "--batch-size", 4, *options)
 
@@ -59,7 +61,13 @@ def test_a_folder_becomes_a_verified_dataset(run, pixelbeam, out: Path, folder: 
         str(folder / "000-text.jpg"): ("decode", "not_an_image"),
         str(folder / "001-cut.jpg"): ("decode", "truncated"),
     }
-    for word in ("acme/tiny/classification/1", "24", "2", "1 failed in decode: truncated", f"{only(out)}/*.parquet"):
+    for word in (
+        "acme/tiny/classification/1",
+        "24",
+        "2",
+        "1 failed in decode: truncated",
+        f"{only(out)}/*.parquet",
+    ):
         assert word in output
     code, output, _ = pixelbeam("verify", out, "--deep")
     assert (code, "24 rows + 2 failures of 26 images: every image accounted for" in output) == (0, True)
@@ -84,7 +92,9 @@ def test_the_same_command_again_changes_nothing(run, out: Path) -> None:
     assert code == 0
     assert "done before" in output
     after = dataset.files(out)
-    assert {name for name in after if name not in before} == {f"_runs/{name}" for name in os.listdir(out / "_runs")} - set(before)
+    assert {name for name in after if name not in before} == {
+        f"_runs/{name}" for name in os.listdir(out / "_runs")
+    } - set(before)
     assert {name: after[name] for name in before} == before
 
 
@@ -141,7 +151,10 @@ def test_two_variants_share_a_run(run, out: Path, tmp_path: Path, tiny_toml: str
     (tmp_path / "other").mkdir()
     other = tiny.write_variant(str(tmp_path / "other"), seed=1, resize="squash_bilinear", name="acme/other/1")
     assert run(variants=(tiny_toml, other))[0] == 0
-    assert [path.name for path in dataset.variants(out)] == ["variant=acme-other-1", "variant=acme-tiny-classification-1"]
+    assert [path.name for path in dataset.variants(out)] == [
+        "variant=acme-other-1",
+        "variant=acme-tiny-classification-1",
+    ]
     dataset.assert_conserved(out)
     one, two = (dataset.rows(path) for path in dataset.variants(out))
     assert one.column("sha256").equals(two.column("sha256"))
@@ -202,10 +215,14 @@ def test_a_hopeless_run_stops_with_one_line(run, out: Path) -> None:
 
 
 def test_class_names_are_written(run, out: Path, tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("background\n" + "\n".join(f"class-{number}" for number in range(tiny.CLASSES)))
+    (tmp_path / "names.txt").write_text(
+        "background\n" + "\n".join(f"class-{number}" for number in range(tiny.CLASSES))
+    )
     run("--class-names", tmp_path / "names.txt")
     for row in dataset.rows(only(out)).to_pylist():
-        assert [top["name"] for top in row["top_classes"]] == [f"class-{top['index']}" for top in row["top_classes"]]
+        assert [top["name"] for top in row["top_classes"]] == [
+            f"class-{top['index']}" for top in row["top_classes"]
+        ]
 
 
 def test_a_trial_takes_the_first_images_and_a_run_goes_on_from_there(run, out: Path) -> None:
@@ -229,7 +246,9 @@ def test_index_lists_without_running(pixelbeam, folder: Path, out: Path) -> None
 
 def test_an_output_that_is_a_file_is_refused(pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str) -> None:
     (tmp_path / "file").write_text("")
-    code, _, errors = pixelbeam("run", "--input", folder, "--output", tmp_path / "file", "--variant", tiny_toml)
+    code, _, errors = pixelbeam(
+        "run", "--input", folder, "--output", tmp_path / "file", "--variant", tiny_toml
+    )
     assert (code, errors.count("\n")) == (2, 1)
     assert "is a file; give a directory" in errors
 
@@ -269,12 +288,17 @@ def test_an_interrupted_listing_is_done_again(run, out: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(listing, "list_images", interrupted)
         code, _, errors = run()
-    assert (code, errors.splitlines()[-1]) == (130, "pixelbeam: interrupted; run the same command again to go on")
+    assert (code, errors.splitlines()[-1]) == (
+        130,
+        "pixelbeam: interrupted; run the same command again to go on",
+    )
     assert run()[0] == 0
     dataset.assert_conserved(out)
 
 
-def test_strange_names_come_through(pixelbeam, tmp_path: Path, photographs: Path, tiny_toml: str, out: Path) -> None:
+def test_strange_names_come_through(
+    pixelbeam, tmp_path: Path, photographs: Path, tiny_toml: str, out: Path
+) -> None:
     folder = tmp_path / "strange"
     folder.mkdir()
     names = ["with space.jpg", "a#b.jpg", "100%25.jpg", "x::y.jpg", "naïve-日本.jpg", "what[1]?.jpg"]
@@ -318,7 +342,11 @@ def test_500_images_of_which_60_are_bad_in_12_ways(
 
 def test_defaults_follow_the_variants(tiny_run: VariantRun) -> None:
     def sized(size: int, multiply_adds: float | None) -> tuple[VariantRun, ...]:
-        return (replace(tiny_run, variant=replace(tiny_run.variant, size=size, multiply_adds_billions=multiply_adds)),)
+        return (
+            replace(
+                tiny_run, variant=replace(tiny_run.variant, size=size, multiply_adds_billions=multiply_adds)
+            ),
+        )
 
     assert default_batch_size(sized(224, 0.39)) > default_batch_size(sized(456, 10.3))
     assert default_unit(sized(224, 0.001)) == 4096
@@ -326,6 +354,8 @@ def test_defaults_follow_the_variants(tiny_run: VariantRun) -> None:
 
 
 def test_a_surprise_is_one_line_behind_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    error = RuntimeError("Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n")
+    error = RuntimeError(
+        "Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n"
+    )
     assert reason_of(error).startswith("the pipeline failed: KeyError: 'y'; what was committed stays")
     assert "Traceback" in capsys.readouterr().err

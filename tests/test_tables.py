@@ -100,7 +100,8 @@ def test_the_fingerprint_changes_with_every_setting(tiny_run: VariantRun, change
 
 
 @pytest.mark.parametrize(
-    "change", [{"resize": "squash_bilinear"}, {"size": 64}, {"input_range": (-1.0, 1.0)}, {"activation": "sigmoid"}]
+    "change",
+    [{"resize": "squash_bilinear"}, {"size": 64}, {"input_range": (-1.0, 1.0)}, {"activation": "sigmoid"}],
 )
 def test_the_fingerprint_changes_with_the_preprocessing(tiny_run: VariantRun, change: dict) -> None:
     one = unit(refs(2))
@@ -113,7 +114,11 @@ def test_the_fingerprint_changes_with_an_image_s_version(tiny_run: VariantRun) -
 
 
 def test_rubbish_is_what_a_committed_unit_does_not_name(tiny_run: VariantRun) -> None:
-    current = footer(tiny_run, unit(refs(2), number=3), failures_file="_failures/x/part-000003-aaaaaaaaaaaa-11111111.parquet")
+    current = footer(
+        tiny_run,
+        unit(refs(2), number=3),
+        failures_file="_failures/x/part-000003-aaaaaaaaaaaa-11111111.parquet",
+    )
     rows = [
         "part-000003-aaaaaaaaaaaa.parquet",
         "part-000003-bbbbbbbbbbbb.parquet",

@@ -98,5 +98,5 @@ def test_a_run_that_is_through_is_not_stopped(tmp_path: Path, tiny_run: VariantR
 def test_a_batch_that_lost_its_way_is_noticed(dofn, tiny_run: VariantRun) -> None:
     target = tiny_run.target(unit(IMAGES))
     feed(dofn, score_batch(target, 0, IMAGES[:5]))
-    with pytest.raises(RuntimeError, match="batch 2 .* was due"):
+    with pytest.raises(RuntimeError, match=r"batch 2 .* was due"):
         feed(dofn, score_batch(target, 2, IMAGES[5:], last=True))

@@ -29,7 +29,7 @@ _HUB_MESSAGES = {
 }
 
 # What tf.saved_model.load raises for files that are missing, cut or not what they should be.
-_LOAD_ERRORS = (tf.errors.OpError, OSError, ValueError, RuntimeError, KeyError)
+_LOAD_ERRORS = (tf.errors.OpError, OSError, ValueError, RuntimeError, LookupError)
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ def decode(data: bytes) -> DecodedImage:
             raise Image.DecompressionBombError
         orientation = _orientation(image)
         if image.format in _BY_TENSORFLOW:
-            pixels, turn = _decode_with_tensorflow(data, image), orientation
+            pixels, turn = _decode_with_tensorflow(data, image.format), orientation
         else:
             # Pillow turns a TIFF while it decodes it, and then forgets the tag.
             pixels, turn = _decode_with_pillow(image), _orientation(image)
@@ -82,17 +82,8 @@ def decode(data: bytes) -> DecodedImage:
         raise BadImage("too_many_pixels", f"more than {MAX_PIXELS:,} pixels") from None
     except _UNREADABLE as error:
         raise _diagnosis(data, error) from error
-    return DecodedImage(_upright(pixels, turn), orientation)
-
-
-def upright_jpeg(data: bytes, image: DecodedImage) -> bytes | None:
-    """The file itself where it is a JPEG that was not turned, of which `resize` can decode the crop alone; else None.
-
-    Args:
-        data: The whole file.
-        image: What `decode` made of it.
-    """
-    return data if image.orientation == 1 and data.startswith(_JPEG_START) else None
+    upright_jpeg = data if orientation == 1 and data.startswith(_JPEG_START) else None
+    return DecodedImage(_upright(pixels, turn), orientation, upright_jpeg)
 
 
 @functools.cache
@@ -145,12 +136,12 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _decode_with_tensorflow(data: bytes, image: ImageFile.ImageFile) -> PixelArray:
+def _decode_with_tensorflow(data: bytes, file_format: str) -> PixelArray:
     """The pixels of a JPEG or PNG, uint8 `[height, width, 3]`, RGB, as the published pipelines decode them.
 
     Args:
         data: The whole file.
-        image: Its header, as `_open` left it.
+        file_format: Pillow's name for it.
 
     Raises:
         BadImage: `truncated`.
@@ -159,12 +150,11 @@ def _decode_with_tensorflow(data: bytes, image: ImageFile.ImageFile) -> PixelArr
     import tensorflow as tf
 
     try:
-        if image.format == "PNG":
+        if file_format == "PNG":
             decoded = tf.raw_ops.DecodePng(contents=data, channels=3)
         else:
             # TensorFlow would refuse it too, but not say why, and libjpeg would write to standard error.
-            start_of_scan = image.fp.tell() if image.fp else 0
-            if data.rfind(_JPEG_END, start_of_scan) < 0:
+            if data.rfind(_JPEG_END) < 0:
                 raise _truncated(data)
             decoded = tf.raw_ops.DecodeJpeg(contents=data, channels=3)
     except tf.errors.InvalidArgumentError as error:

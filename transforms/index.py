@@ -243,8 +243,9 @@ class _SnapshotWriter:
             groups = [members(unit) for unit in units_of(path)] if changed else []
             if any(ref.uri in changed for group in groups for ref in group):
                 groups = [[changed.get(ref.uri, ref) for ref in group] for group in groups]
-                part = self._write(groups, part.first_unit)
-            parts.append(part)
+                parts.append(self._write(groups, part.first_unit))
+            else:
+                parts.append(part)
         return parts
 
     def _write(self, groups: list[list[ImageRef]], first_unit: int) -> Part:

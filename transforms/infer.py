@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from apache_beam import coders
@@ -64,16 +64,16 @@ class EfficientNetHandler(ModelHandler[PixelBatch, ScoreBatch, Any]):
         return load_models(self._runs)
 
     def run_inference(
-        self, batch: Sequence[PixelBatch], model: Any, inference_args: dict[str, Any] | None = None
+        self, batch: PixelBatch, model: Any, inference_args: dict[str, Any] | None = None
     ) -> Iterable[ScoreBatch]:
-        """The scores of one batch; with `should_skip_batching` Beam hands over the element itself."""
+        """The scores of one batch, which is Beam's element itself since `should_skip_batching`."""
         yield score(batch, model)
 
     def should_skip_batching(self) -> bool:
         # Beam's batching would hold each batch back until the next one came.
         return True
 
-    def get_num_bytes(self, batch: Sequence[PixelBatch]) -> int:
+    def get_num_bytes(self, batch: PixelBatch) -> int:
         return batch_bytes(batch)
 
     def get_metrics_namespace(self) -> str:

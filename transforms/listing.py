@@ -14,9 +14,10 @@ from transforms.errors import UsageError
 from transforms.records import ImageRef
 from transforms.storage import open_file, reference
 
-IMAGE_EXTENSIONS = frozenset(
-    ".avif .bmp .gif .heic .heif .jfif .jpe .jpeg .jpg .jp2 .png .ppm .tif .tiff .webp".split()
-)
+IMAGE_EXTENSIONS = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".bmp", ".webp"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif", ".ppm"),
+}
 
 
 @dataclass

@@ -106,7 +106,7 @@ def prepare_image(fetched: Fetched, runs: tuple[VariantRun, ...]) -> PreparedIma
     try:
         decoded = images.decode(fetched.content)
         for run in runs:
-            pixels[run.variant.name] = resize(decoded.pixels, run.variant.size, run.variant.resize)
+            pixels[run.variant.name] = resize(decoded, run.variant.size, run.variant.resize)
         height, width, _ = decoded.pixels.shape
         sha256 = hashlib.sha256(fetched.content).hexdigest()
         outcome = ImageInfo(fetched.ref, sha256, width, height, decoded.orientation)

@@ -172,12 +172,14 @@ def _export_tf2_v2(variant: Variant, path: str, seed: int) -> None:
 
     spec = tf.TensorSpec([None, variant.size, variant.size, 3], tf.float32, name="inputs")
     module = tf.Module()
-    module.network = network
+    module.weights = network.weights
     module.__call__ = tf.function(call)
     for training in (False, True):
         module.__call__.get_concrete_function(spec, training)
     serving_default = tf.function(lambda inputs: call(inputs, False), input_signature=[spec])
-    tf.saved_model.save(module, path, signatures=serving_default)
+    # Gradients are most of the time to write and to load, and modules of that age have none.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, path, signatures=serving_default, options=options)
 
 
 def _network(variant: Variant, images: Any) -> tuple[dict[str, Any], list[Any]]:

@@ -95,10 +95,12 @@ class DecodedImage:
     Attributes:
         pixels: uint8 `[height, width, 3]`, RGB, 0 to 255, EXIF orientation applied.
         orientation: The EXIF orientation that was applied, 1 to 8.
+        jpeg: The file, where it is a JPEG that was not turned: its crops are decoded by themselves.
     """
 
     pixels: PixelArray
     orientation: int
+    jpeg: bytes | None = None
 
 
 @dataclass(frozen=True)

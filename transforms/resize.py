@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transforms.errors import BadImage
-from transforms.records import FloatArray, PixelArray
+from transforms.records import DecodedImage, FloatArray, PixelArray
 
 
 class Policy(NamedTuple):
@@ -50,14 +50,13 @@ def crop_box(height: int, width: int, size: int) -> tuple[int, int, int]:
     return (height - side + 1) // 2, (width - side + 1) // 2, side
 
 
-def resize(pixels: PixelArray, size: int, policy: str, jpeg: bytes | None = None) -> FloatArray:
+def resize(image: DecodedImage, size: int, policy: str) -> FloatArray:
     """Makes a model's input of one image, bit for bit as the published evaluation does.
 
     Args:
-        pixels: uint8 `[height, width, 3]`, upright.
+        image: What `images.decode` made of a file.
         size: Edge of the model's input in pixels.
         policy: A key of `POLICIES`.
-        jpeg: The file that `pixels` were decoded from, where it is a JPEG that was not turned.
 
     Returns:
         float32 `[size, size, 3]` in units of full white; bicubic overshoots [0, 1] and is not clipped.
@@ -68,7 +67,7 @@ def resize(pixels: PixelArray, size: int, policy: str, jpeg: bytes | None = None
     import tensorflow as tf
 
     crops, operation, half_pixel_centers = POLICIES[policy]
-    square = _centre_square(pixels, size, jpeg) if crops else pixels
+    square = _centre_square(image, size) if crops else image.pixels
     # Bilinear has a GPU kernel too, which would round differently and queue behind the model.
     with tf.device("CPU:0"):
         resized = getattr(tf.raw_ops, operation)(
@@ -81,7 +80,7 @@ def resize(pixels: PixelArray, size: int, policy: str, jpeg: bytes | None = None
     return in_255ths / np.float32(255)
 
 
-def _centre_square(pixels: PixelArray, size: int, jpeg: bytes | None) -> PixelArray:
+def _centre_square(image: DecodedImage, size: int) -> PixelArray:
     """The pixels in `crop_box`; of a JPEG decoded for themselves, as the published evaluation does.
 
     libjpeg interpolates chroma only inside of what it decodes, so that the outer columns of a crop differ, by up to
@@ -89,11 +88,11 @@ def _centre_square(pixels: PixelArray, size: int, jpeg: bytes | None) -> PixelAr
     """
     import tensorflow as tf
 
-    top, left, side = crop_box(pixels.shape[0], pixels.shape[1], size)
-    if jpeg is None:
-        return pixels[top : top + side, left : left + side]
+    top, left, side = crop_box(image.pixels.shape[0], image.pixels.shape[1], size)
+    if image.jpeg is None:
+        return image.pixels[top : top + side, left : left + side]
     window = [top, left, side, side]
     try:
-        return np.asarray(tf.raw_ops.DecodeAndCropJpeg(contents=jpeg, crop_window=window, channels=3))
+        return np.asarray(tf.raw_ops.DecodeAndCropJpeg(contents=image.jpeg, crop_window=window, channels=3))
     except tf.errors.InvalidArgumentError as error:
         raise BadImage("corrupt", "JPEG whose centre cannot be decoded") from error

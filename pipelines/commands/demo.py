@@ -24,7 +24,9 @@ CLASSIFIERS = tuple(name for name in VARIANTS if "classification" in name)
 
 def main() -> int:
     """Run the demonstration; returns its exit code."""
-    photographs, models, dataset = (os.path.join(FOLDER, name) for name in ("photographs", "models", "dataset"))
+    photographs, models, dataset = (
+        os.path.join(FOLDER, name) for name in ("photographs", "models", "dataset")
+    )
     write_photographs(photographs)
     pull_modules(models)
     shutil.rmtree(dataset, ignore_errors=True)
@@ -86,7 +88,9 @@ def _description(directory: str, name: str) -> str:
 def _fetch(directory: str, name: str) -> bool:
     command = [sys.executable, "-m", "pipelines.cli", "pull", "--model-dir", directory, "--variant", name]
     try:
-        return subprocess.run(command, timeout=FETCH_SECONDS, check=False, capture_output=True).returncode == 0
+        return (
+            subprocess.run(command, timeout=FETCH_SECONDS, check=False, capture_output=True).returncode == 0
+        )
     except subprocess.TimeoutExpired:
         return False
 
@@ -100,7 +104,8 @@ def show_top_classes(dataset: str) -> None:
         (path, *_) = sorted(glob.glob(f"{dataset}/variant={name.replace('/', '-')}/*.parquet"))
         for row in pq.read_table(path, columns=["uri", "top_classes"]).slice(0, 4).to_pylist():
             best = ", ".join(
-                f"{top['name'] or 'class ' + str(top['index'])} {top['probability']:.1%}" for top in row["top_classes"][:3]
+                f"{top['name'] or 'class ' + str(top['index'])} {top['probability']:.1%}"
+                for top in row["top_classes"][:3]
             )
             print(f"  {os.path.basename(row['uri'])}: {best}")
 
@@ -115,7 +120,7 @@ def show_one_liner(dataset: str) -> None:
         f"FROM '{pattern}' GROUP BY class ORDER BY images DESC LIMIT 5"
     )
     print(f'\n$ python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"')
-    duckdb.sql(query).show()
+    print(duckdb.sql(query))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
+from pipelines.progress import stdout
 from transforms.variants import Variant, catalogue
 
 
@@ -35,10 +35,7 @@ def main(as_json: bool) -> int:
         table.add_column(column, overflow="fold")
     for variant in catalogue():
         table.add_row(*_cells(variant))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 240
-    console.print(table)
+    stdout().print(table)
     return 0
 
 
@@ -47,8 +44,7 @@ def _cells(variant: Variant) -> list[str]:
     gives = [f"{widths[output][0] if widths[output] else '?'} {output}" for output in variant.outputs]
     figures = (variant.parameters_millions, variant.multiply_adds_billions, variant.top1_percent)
     return [
-        variant.name,
-        variant.directory,
+        f"{variant.name}\n{variant.directory}",
         variant.format,
         f"{variant.size}{' fixed' if variant.fixed_size else ''}",
         variant.resize,

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.progress import stdout
 from transforms import index, storage
 from transforms.errors import UsageError
 from transforms.fingerprints import add_hash_sums
@@ -60,20 +61,16 @@ def main(output: str, deep: bool) -> int:
         raise UsageError(
             f"{output} holds no variant; let `pixelbeam run --output {output}` come to its end first"
         )
-    console = Console()
+    console = stdout()
     wrong = [Wrong("_index", line) for line in index.check_parts(work)]
-    for name in names:
-        directory = name.removeprefix("variant=")
-        checked = check_variant(output, directory, work, deep)
-        wrong += checked.wrong
-        _print_variant(console, directory, work, checked)
+    if not wrong:
+        for name in names:
+            directory = name.removeprefix("variant=")
+            checked = check_variant(output, directory, work, deep)
+            wrong += checked.wrong
+            _print_variant(console, directory, work, checked)
     if wrong:
-        table = Table(title="wrong")
-        for column in ("where", "what"):
-            table.add_column(column, overflow="fold")
-        for each in wrong:
-            table.add_row(each.where, each.what)
-        console.print(table)
+        _print_wrong(console, wrong)
     return EXIT_WRONG if wrong else 0
 
 
@@ -107,9 +104,10 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
         files = by_unit.pop(unit.number, [])
         if len(files) == 1:
             footer = checked.footers[files[0]]
+            path = os.path.join(output, folder, files[0])
             problems = itertools.chain(
-                _check_footer(output, footer, unit),
-                _check_rows(output, folder, files[0], footer, unit) if deep else (),
+                _check_footer(output, path, footer, unit),
+                _check_rows(output, path, footer, unit) if deep else (),
             )
             checked.wrong += [Wrong(f"{folder}/{files[0]}", problem) for problem in problems]
         else:
@@ -141,8 +139,10 @@ def _read(output: str, folder: str, name: str, checked: Checked) -> None:
     checked.footers[name] = footer
 
 
-def _check_footer(output: str, footer: Footer, unit: Unit) -> Iterator[str]:
+def _check_footer(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[str]:
     """What a unit's footer says against the index."""
+    if (count := _row_count(path)) != footer.rows:
+        yield f"it has {count} rows, its footer says {footer.rows}"
     if footer.members != unit.members:
         yield "was made from other versions of its images; run again"
     if footer.rows + footer.failures != unit.n_images:
@@ -150,10 +150,10 @@ def _check_footer(output: str, footer: Footer, unit: Unit) -> Iterator[str]:
     elif add_hash_sums(footer.rows_hash_sum, footer.failures_hash_sum) != unit.uri_hash_sum:
         yield "its images are not those of the unit"
     if footer.failures_file is not None:
-        path = os.path.join(output, footer.failures_file)
-        if not storage.exists(path):
+        failures = os.path.join(output, footer.failures_file)
+        if not storage.exists(failures):
             yield f"its failures file {footer.failures_file} is missing; delete the rows file, run again"
-        elif (count := _row_count(path)) != footer.failures:
+        elif (count := _row_count(failures)) != footer.failures:
             yield f"its failures file has {count} rows, not {footer.failures}"
     elif footer.failures:
         yield f"it names no file for its {footer.failures} failures"
@@ -164,9 +164,9 @@ def _row_count(path: str) -> int:
         return int(pq.read_metadata(file).num_rows)
 
 
-def _check_rows(output: str, folder: str, name: str, footer: Footer, unit: Unit) -> Iterator[str]:
+def _check_rows(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[str]:
     """What the rows and failures themselves say."""
-    with storage.open_file(os.path.join(output, folder, name)) as file:
+    with storage.open_file(path) as file:
         rows = pq.ParquetFile(file).read()
     done = rows.column("uri").to_pylist()
     if footer.failures_file:
@@ -207,3 +207,12 @@ def _print_variant(console: Console, directory: str, work: Index, checked: Check
         console.print(
             f"  no part of the dataset, swept by the next run: {path}", highlight=False, soft_wrap=True
         )
+
+
+def _print_wrong(console: Console, wrong: list[Wrong]) -> None:
+    table = Table(title="wrong")
+    for column in ("where", "what"):
+        table.add_column(column, overflow="fold")
+    for each in wrong:
+        table.add_row(each.where, each.what)
+    console.print(table)
