@@ -15,6 +15,7 @@ from rich.table import Table
 from transforms.fingerprints import VariantRun
 from transforms.index import Changes, Index
 from transforms.listing import ListingCounts
+from transforms.records import StepSeconds
 from transforms.tables import Footer, rows_directory
 from transforms.tally import Tally
 
@@ -101,45 +102,38 @@ def print_summary(
     output: str, runs: tuple[VariantRun, ...], footers: dict[str, list[Footer]], run_id: str
 ) -> None:
     """Print the final table, computed from the footers of the rows files."""
-    table = Table(title=f"run {run_id}")
+    table = Table(title=f"run {run_id}", show_lines=True)
     for name in ("variant", "rows", "failures", "images/s", "fetch s", "decode s", "model s", "write s"):
-        table.add_column(name, justify="left" if name == "variant" else "right")
+        table.add_column(
+            name, justify="left" if name in ("variant", "failures") else "right", overflow="fold"
+        )
     for run in runs:
-        table.add_row(run.variant.name, *_cells(footers[run.variant.name], run_id))
+        name = run.variant.name
+        random = "\n[bold red]RANDOM WEIGHTS, the scores mean nothing[/]" if run.random_weights else ""
+        table.add_row(name + random, *_cells(footers[name], run_id))
     console = stdout()
     console.print(table)
+    console.print("Each variant is a table of its own:", highlight=False)
     for run in runs:
-        _print_details(console, output, run, footers[run.variant.name])
+        pattern = f"{output}/{rows_directory(run.variant.directory)}/*.parquet"
+        console.print(f"  {pattern}", highlight=False, soft_wrap=True)
 
 
 def _cells(footers: list[Footer], run_id: str) -> list[str]:
     ours = [footer for footer in footers if footer.run == run_id]
     elapsed = max((f.finished for f in ours), default=0.0) - min((f.started for f in ours), default=0.0)
     images = sum(footer.rows + footer.failures for footer in ours)
-    seconds = [footer.seconds for footer in footers]
-    return [
-        f"{sum(footer.rows for footer in footers):,}",
-        f"{sum(footer.failures for footer in footers):,}",
-        f"{images / elapsed:,.1f}" if ours and elapsed > 0 else "done before",
-        *(
-            f"{sum(getattr(each, step) for each in seconds):,.1f}"
-            for step in ("fetch", "decode", "model", "write")
-        ),
-    ]
-
-
-def _print_details(console: Console, output: str, run: VariantRun, footers: list[Footer]) -> None:
+    seconds = sum((footer.seconds for footer in footers), StepSeconds())
     reasons: Counter[str] = Counter()
     for footer in footers:
         reasons.update(footer.failures_by)
-    for reason, count in reasons.most_common():
-        console.print(f"  {run.variant.name}: {count:,} failed in {reason}", highlight=False)
-    if run.random_weights:
-        console.print(
-            f"  {run.variant.name}: RANDOM WEIGHTS, the scores mean nothing",
-            style="bold red",
-            highlight=False,
-        )
-    console.print(
-        f"  {output}/{rows_directory(run.variant.directory)}/*.parquet", highlight=False, soft_wrap=True
-    )
+    failures = [
+        f"{sum(reasons.values()):,}",
+        *(f"{count:,} {reason}" for reason, count in reasons.most_common()),
+    ]
+    return [
+        f"{sum(footer.rows for footer in footers):,}",
+        "\n".join(failures),
+        f"{images / elapsed:,.1f}" if elapsed > 0 else "done before",
+        *(f"{value:,.1f}" for value in (seconds.fetch, seconds.decode, seconds.model, seconds.write)),
+    ]

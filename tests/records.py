@@ -47,6 +47,7 @@ def score_batch(
         features=features if good else None,
         failures=tuple(map(failure, bad or [])),
         seconds=StepSeconds(fetch=1.0, decode=2.0, model=3.0),
+        started=1000.0,
     )
 
 

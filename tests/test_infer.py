@@ -38,6 +38,7 @@ def pixel_batch(
         pixels=pixels,
         failures=tuple(map(failure, images[count:])),
         seconds=StepSeconds(fetch=1.0, decode=2.0),
+        started=1000.0,
     )
 
 

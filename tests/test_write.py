@@ -65,7 +65,7 @@ def test_a_bundle_that_failed_half_way_can_be_done_again(dofn, tiny_run: Variant
 
 def test_what_was_done_before_gives_its_receipt(dofn, tiny_run: VariantRun, tmp_path: Path) -> None:
     receipt = Receipt(tiny_run.variant.name, 3, 7, 1, "path")
-    done = ScoreBatch(tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), receipt)
+    done = ScoreBatch(tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), 0.0, receipt)
     assert feed(dofn, done) == [receipt]
     assert tally.of_run(tmp_path.name).snapshot() == (0, 0, 8)
     dofn.finish_bundle()

@@ -55,7 +55,7 @@ class TargetWriter:
         self._run = run
         self._target = target
         self._run_id = run_id
-        self._started = time.time()
+        self._started = 0.0
         self._next_number = 0
         self._failures: list[Failure] = []
         self._seconds = StepSeconds()
@@ -75,6 +75,8 @@ class TargetWriter:
                 f"batch {batch.number} of {batch.target.variant} unit {batch.target.unit.number} came where "
                 f"batch {self._next_number} of unit {self._target.unit.number} was due"
             )
+        if batch.number == 0:
+            self._started = batch.started
         self._next_number += 1
         started = time.perf_counter()
         self._failures.extend(batch.failures)

@@ -93,5 +93,6 @@ def score(batch: PixelBatch, models: Any) -> ScoreBatch:
         features=outputs.get("features"),
         failures=batch.failures,
         seconds=batch.seconds + StepSeconds(model=time.perf_counter() - started),
+        started=batch.started,
         receipt=batch.receipt,
     )

@@ -116,9 +116,9 @@ def prepare_image(fetched: Fetched, runs: tuple[VariantRun, ...]) -> PreparedIma
 
 
 def _prepare_missing(unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) -> Iterator[PixelBatch]:
+    gathering = _Gathering(unit, runs, batch_size)
     fetched = fetch_many(index.members(unit), images.MAX_BYTES)
     prepared = ordered_map(_decoders(), partial(prepare_image, runs=runs), fetched, ahead=batch_size)
-    gathering = _Gathering(unit, runs, batch_size)
     for image in prepared:
         if gathering.full:
             yield from gathering.take(last=False)
@@ -138,6 +138,7 @@ class _Gathering:
         self._targets = {run: run.target(unit) for run in runs}
         self._batch_size = batch_size
         self._number = 0
+        self._started = time.time()
         self.refused = 0
         self._start()
 
@@ -178,6 +179,7 @@ class _Gathering:
                 pixels=self._pixels.pop(run)[: len(self._infos)],
                 failures=tuple(self._failures),
                 seconds=share,
+                started=self._started,
             )
         self._number += 1
         self._start()
@@ -185,7 +187,7 @@ class _Gathering:
 
 def _passed_over(target: Target, receipt: Receipt) -> PixelBatch:
     pixels = np.empty((0, 0, 0, 3), np.float32)
-    return PixelBatch(target, 0, True, (), pixels, (), StepSeconds(), receipt)
+    return PixelBatch(target, 0, True, (), pixels, (), StepSeconds(), time.time(), receipt)
 
 
 @cache

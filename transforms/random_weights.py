@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,10 @@ def write(variant: Variant, path: str, seed: int = 0) -> None:
 
 def export(variant: Variant, path: str, seed: int) -> None:
     """Writes the module in this process; the names inside it depend on what TensorFlow did here before."""
+    import tf_keras
+
+    # The graphs hold the seeds of initialisers and dropout, which tf_keras draws.
+    tf_keras.utils.set_random_seed(seed)
     if variant.format == "tf1-hub":
         _export_tf1_hub(variant, path, seed)
     elif variant.fixed_size:
@@ -212,10 +217,10 @@ def _random_values(weights: list[Any], seed: int) -> Iterator[tuple[Any, FloatAr
         elif kind in ("bias", "beta", "moving_mean"):
             yield weight, np.float32(0.1) * rng.standard_normal(shape, np.float32)
         elif kind in ("gamma", "moving_variance"):
-            # A block's first layer ends in "a_" and has nothing to be added to.
-            residual = layer.endswith("project_bn") and not layer.endswith("a_project_bn") and kind == "gamma"
-            scale = np.float32(_RESIDUAL_SCALE if residual else 1)
-            yield weight, scale * rng.uniform(0.8, 1.2, shape).astype(np.float32)
+            # The first layer of a block, `blockNa`, has nothing to be added to.
+            residual = kind == "gamma" and re.fullmatch(r"block\d[^a]_project_bn", layer)
+            scale = _RESIDUAL_SCALE if residual else 1.0
+            yield weight, (scale * rng.uniform(0.8, 1.2, shape)).astype(np.float32)
 
 
 def _gain(layer: str, layers: Container[str]) -> float:

@@ -169,6 +169,7 @@ class PixelBatch:
         pixels: float32 `[n, size, size, 3]`, RGB, nominally 0 to 1 (bicubic overshoots are kept).
         failures: Images that have no pixels.
         seconds: Fetching and decoding, this batch's share.
+        started: Unix time in seconds when the unit's first image was asked for.
         receipt: Set where the target was done by an earlier run; then nothing else is in the batch.
     """
 
@@ -179,6 +180,7 @@ class PixelBatch:
     pixels: FloatArray
     failures: tuple[Failure, ...]
     seconds: StepSeconds
+    started: float
     receipt: Receipt | None = None
 
     def __len__(self) -> int:
@@ -198,6 +200,7 @@ class ScoreBatch:
         features: float32 `[n, n_features]`; None where the module has none.
         failures: Images that have no row.
         seconds: Fetching, decoding and the model, this batch's share.
+        started: As in `PixelBatch`.
         receipt: As in `PixelBatch`.
     """
 
@@ -209,4 +212,5 @@ class ScoreBatch:
     features: FloatArray | None
     failures: tuple[Failure, ...]
     seconds: StepSeconds
+    started: float
     receipt: Receipt | None = None

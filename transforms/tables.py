@@ -60,7 +60,7 @@ class Footer:
         failures_by: How many for each `step: error`.
         seconds: Spent in each step, summed over threads.
         run: The run that wrote the file.
-        started: Unix time in seconds when the first batch came.
+        started: Unix time in seconds when the unit's first image was asked for.
         finished: Unix time in seconds when the last one was written.
         packages: Versions of the packages that decide the result.
     """

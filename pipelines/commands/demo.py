@@ -13,6 +13,7 @@ from pipelines import cli
 FOLDER = "demo-output"
 PHOTOGRAPHS = 24
 FETCH_SECONDS = 20.0
+EVERY = 6
 VARIANTS = (
     "google/efficientnet/b5/feature-vector/1",
     "google/efficientnet/b4/classification/1",
@@ -102,7 +103,7 @@ def show_top_classes(dataset: str) -> None:
     for name in CLASSIFIERS:
         print(f"\n{name}")
         (path, *_) = sorted(glob.glob(f"{dataset}/variant={name.replace('/', '-')}/*.parquet"))
-        for row in pq.read_table(path, columns=["uri", "top_classes"]).slice(0, 4).to_pylist():
+        for row in pq.read_table(path, columns=["uri", "top_classes"]).to_pylist()[::EVERY]:
             best = ", ".join(
                 f"{top['name'] or 'class ' + str(top['index'])} {top['probability']:.1%}"
                 for top in row["top_classes"][:3]
