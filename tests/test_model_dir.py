@@ -1,0 +1,163 @@
+"""Keeping modules: fetched through tensorflow-hub, checked, described, marked where random."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines import model_dir
+from pipelines.commands import pull
+from tests import tiny
+from transforms import modules
+from transforms.errors import RunError
+from transforms.variants import Variant, find
+
+B0 = "google/imagenet/efficientnet_v2_imagenet1k_b0/feature_vector/2"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, tiny_toml: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that speaks TF Hub's protocol for compressed modules, on loopback; gives its address."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        tar.add(os.path.join(os.path.dirname(tiny_toml), "module"), arcname=".")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == f"/{tiny.NAME}?tf-hub-format=compressed"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(archive.getvalue() if found else b"")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def variant_at(folder: Path, handle: str) -> tuple[str, Variant]:
+    """A TOML file whose module is at `handle`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "module").mkdir()
+    path = Path(tiny.write_variant(str(folder)))
+    path.write_text(path.read_text().replace('handle = "module"', f'handle = "{handle}"'))
+    return str(path), find(str(path))
+
+
+def test_a_module_is_fetched_checked_and_kept(tmp_path: Path, hub: str, pixelbeam, tiny_toml: str) -> None:
+    toml, variant = variant_at(tmp_path / "mine", f"{hub}/{tiny.NAME}")
+    code, output, _ = pixelbeam("pull", "--variant", toml, "--model-dir", tmp_path / "models")
+    assert code == 0
+    assert "acme/tiny/classification/1: 5 classes, 4 features" in output
+    kept = tmp_path / "models" / variant.directory
+    assert modules.digest(str(kept)) == modules.digest(os.path.join(os.path.dirname(tiny_toml), "module"))
+    description = json.loads((tmp_path / "models" / f"{variant.directory}.json").read_text())
+    assert (description["n_classes"], description["n_features"]) == (tiny.CLASSES, tiny.FEATURES)
+    assert description["random_weights"] is False
+
+
+def test_a_run_fetches_what_is_missing(tmp_path: Path, hub: str, pixelbeam, photographs: Path) -> None:
+    toml, variant = variant_at(tmp_path / "mine", f"{hub}/{tiny.NAME}")
+    options = ["--output", tmp_path / "out", "--model-dir", tmp_path / "models"]
+    code, _, errors = pixelbeam("run", "--input", photographs, "--variant", toml, *options)
+    assert code == 0
+    assert f"fetching {variant.name} from {hub}" in errors
+
+
+def test_a_module_that_is_there_is_not_fetched_again(tmp_path: Path, hub: str, pixelbeam) -> None:
+    toml, variant = variant_at(tmp_path / "mine", f"{hub}/{tiny.NAME}")
+    pixelbeam("pull", "--variant", toml, "--model-dir", tmp_path / "models")
+    path = tmp_path / "models" / f"{variant.directory}.json"
+    before = path.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "cache")
+    toml, _ = variant_at(tmp_path / "gone", "http://127.0.0.1:9/acme/tiny/classification/1")
+    assert pixelbeam("pull", "--variant", toml, "--model-dir", tmp_path / "models")[0] == 0
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("handle", ["http://127.0.0.1:9/nothing/listens", "{hub}/acme/unknown/1"])
+def test_what_cannot_be_fetched_is_one_clear_line(tmp_path: Path, hub: str, pixelbeam, handle: str) -> None:
+    toml, _ = variant_at(tmp_path / "mine", handle.format(hub=hub))
+    code, _, errors = pixelbeam("pull", "--variant", toml, "--model-dir", tmp_path / "models")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "cannot fetch acme/tiny/classification/1 from http://127.0.0.1" in errors
+    assert "--random-weights" in errors
+    assert os.listdir(tmp_path / "models") == []
+
+
+@pytest.mark.parametrize("what", ["nothing", "garbage", "no signature"])
+@pytest.mark.parametrize("command", ["pull", "run"])
+def test_a_broken_module_is_one_clear_line(
+    tmp_path: Path, pixelbeam, photographs: Path, what: str, command: str
+) -> None:
+    toml, variant = variant_at(tmp_path / "mine", "module")
+    module = Path(variant.handle)
+    if what == "garbage":
+        (module / "saved_model.pb").write_bytes(b"not a model")
+    elif what == "no signature":
+        import tensorflow as tf
+
+        shutil.rmtree(module)
+        tf.saved_model.save(tf.Module(), str(module))
+    options = ["--model-dir", tmp_path / "models", "--variant", toml]
+    if command == "run":
+        options += ["--input", photographs, "--output", tmp_path / "out"]
+    code, _, errors = pixelbeam(command, *options)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert str(module) in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_weights_are_marked_and_give_way_to_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, variant = str(tmp_path / "models"), find(B0)
+    made = pull.pull(variant, models, random_weights=True)
+    assert made.random_weights
+    path = Path(models) / f"{variant.directory}.json"
+    before = path.stat().st_mtime_ns
+    assert pull.pull(variant, models, random_weights=True) == made
+    assert path.stat().st_mtime_ns == before
+    # Even where the description was lost, or the module was copied elsewhere.
+    path.unlink()
+    assert model_dir.kept(variant, models) == made
+    fetched = []
+    monkeypatch.setattr(model_dir, "fetch", lambda *arguments: fetched.append(arguments) or made)
+    pull.pull(variant, models, random_weights=False)
+    assert fetched == [(variant, models)]
+
+
+def test_a_module_that_changed_is_checked_and_described_anew(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    variant = find(tiny.write_variant(str(tmp_path / "mine")))
+    first = model_dir.kept(variant, str(tmp_path / "models"))
+    shutil.rmtree(tmp_path / "mine" / "module")
+    tiny.write_module(str(tmp_path / "mine" / "module"), seed=1)
+    second = model_dir.kept(variant, str(tmp_path / "models"))
+    assert first.sha256 != second.sha256
+    shutil.rmtree(tmp_path / "mine" / "module")
+    tiny.write_module(str(tmp_path / "mine" / "module"), classes=6)
+    with pytest.raises(RunError, match="6"):
+        model_dir.kept(variant, str(tmp_path / "models"))
+
+
+def test_class_names_that_do_not_fit_are_refused(tmp_path: Path, pixelbeam, photographs: Path, tiny_toml: str) -> None:
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    options = ["--output", tmp_path / "out", "--variant", tiny_toml, "--class-names", tmp_path / "names.txt"]
+    code, _, errors = pixelbeam("run", "--input", photographs, *options)
+    assert code == 2
+    assert "has 2 class names, the module gives 5 classes" in errors

@@ -1,0 +1,71 @@
+"""The README's ways of reading a variant, run on a dataset; its options and errors exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipelines import cli
+from tests import bad
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+VARIANT = "variant=google-efficientnet-b4-classification-1"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, photographs: Path, tiny_toml: str, pixelbeam, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny variant's dataset under the name that the README reads; it has the same columns."""
+    (tmp_path / "photos").symlink_to(photographs)
+    bad.write(tmp_path, "text.jpg", 0)
+    inputs = [tmp_path / "photos", tmp_path / "000-text.jpg"]
+    assert pixelbeam("run", "--input", *inputs, "--output", tmp_path / "dataset", "--variant", tiny_toml)[0] == 0
+    for folder in (tmp_path / "dataset", tmp_path / "dataset" / "_failures"):
+        (folder / "variant=acme-tiny-classification-1").rename(folder / VARIANT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "dataset"
+
+
+def test_the_python_blocks_run(dataset: Path) -> None:
+    ran = [block for block in blocks("python") if "spark" not in block]
+    assert len(ran) == 2
+    for block in ran:
+        names: dict[str, object] = {}
+        exec(block, names)
+        assert len(names["rows"]) == 24
+        assert "norms" not in names or names["norms"].height == 24
+
+
+def test_the_sql_blocks_run(dataset: Path) -> None:
+    best, reasons = (duckdb.sql(block).fetchall() for block in blocks("sql"))
+    assert len(best) == 10
+    assert reasons == [("not_an_image", 1)]
+
+
+def test_every_option_exists() -> None:
+    ours = cli.option_names(cli.build_parser())
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", README))
+    assert named - ours == {"--source_format", "--parquet_enable_list_inference"}
+
+
+def test_every_command_exists() -> None:
+    parser = cli.build_parser()
+    (commands,) = (action.choices for action in parser._actions if action.choices)
+    named = set(re.findall(r"^pixelbeam (\w+)", README, re.MULTILINE))
+    assert named
+    assert named <= set(commands)
+
+
+def test_every_error_that_is_listed_is_raised_somewhere() -> None:
+    code = "\n".join(path.read_text() for path in (ROOT / "transforms").glob("*.py"))
+    table = README.split("| error | what was met |")[1].split("\n\n")[0]
+    listed = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line[1:])))
+    raised = set(re.findall(r'BadImage\(\s*"(\w+)"', code))
+    assert listed == raised
