@@ -40,7 +40,7 @@ def kept(variant: Variant, model_dir: str) -> modules.Description | None:
         return None
     description = _read_description(variant, model_dir)
     if description is None or description.sha256 != modules.digest(path):
-        description = modules.describe(path, variant, random_weights=False)
+        description = modules.describe(path, variant)
         _write_description(variant, model_dir, description)
     return description
 
@@ -55,14 +55,14 @@ def fetch(variant: Variant, model_dir: str) -> modules.Description:
     def download(path: str) -> None:
         shutil.copytree(_resolve(variant), path)
 
-    return _keep(variant, model_dir, download, random_weights=False)
+    return _keep(variant, model_dir, download)
 
 
 def make(variant: Variant, model_dir: str) -> modules.Description:
     """Make a variant's module with random weights and keep it, marked so."""
     from transforms import random_weights
 
-    return _keep(variant, model_dir, lambda path: random_weights.write(variant, path), random_weights=True)
+    return _keep(variant, model_dir, lambda path: random_weights.write(variant, path))
 
 
 def fetch_class_names(model_dir: str) -> bool:
@@ -80,15 +80,13 @@ def fetch_class_names(model_dir: str) -> bool:
     return True
 
 
-def _keep(
-    variant: Variant, model_dir: str, write: Callable[[str], None], random_weights: bool
-) -> modules.Description:
+def _keep(variant: Variant, model_dir: str, write: Callable[[str], None]) -> modules.Description:
     os.makedirs(model_dir, exist_ok=True)
     final = os.path.join(model_dir, variant.directory)
     with tempfile.TemporaryDirectory(dir=model_dir, prefix=".") as folder:
         path = os.path.join(folder, variant.directory)
         write(path)
-        description = modules.describe(path, variant, random_weights=random_weights)
+        description = modules.describe(path, variant)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(path, final)
     _write_description(variant, model_dir, description)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli, model_dir
+from pipelines.commands import pull
 from pipelines.config import RunConfig
 from tests import photos, tiny
 from transforms.fingerprints import VariantRun
+from transforms.variants import find
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,18 @@ def tiny_toml(tmp_path_factory: pytest.TempPathFactory) -> str:
 def models(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A directory for modules, shared by the session."""
     return str(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def small_modules(models: str) -> str:
+    """The smallest module of each format with random weights, each in its variant's directory."""
+    for name in (
+        "google/efficientnet/b0/classification/1",
+        "tensorflow/efficientnet/b0/classification/1",
+        "google/imagenet/efficientnet_v2_imagenet1k_b0/feature_vector/2",
+    ):
+        pull.pull(find(name), models, random_weights=True)
+    return models
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny_modules import (
+    ATTACHMENT,
     BIAS,
     DENSE,
     KERNEL,
@@ -69,7 +70,7 @@ class TestTf1:
             ({}, (32, 33)),
             ({"attachment": None}, None),
             ({"attachment": None, "shape": (None, SIZE, SIZE, 3)}, (SIZE, SIZE)),
-            ({"attachment": b"\x0a\x05other"}, None),
+            ({"attachment": b"\x0a\x05other" + ATTACHMENT[19:]}, None),
         ],
     )
     def test_reads_the_expected_size(self, tmp_path: Path, options: Any, size: Any) -> None:
@@ -78,9 +79,10 @@ class TestTf1:
 
     def test_keeps_its_variables_alive(self, tmp_path: Path) -> None:
         write_tf1_hub(tmp_path)
-        function = modules.load(str(tmp_path), tiny_variant())
+        before = modules.load(str(tmp_path), tiny_variant()).function(images())["logits"]
+        graph_function = modules.load(str(tmp_path), tiny_variant()).graph_function
         gc.collect()
-        assert np.isfinite(function.function(images())["logits"]).all()
+        np.testing.assert_array_equal(graph_function(tf.constant(images()))["logits"], before)
 
 
 class TestTf2:
@@ -287,7 +289,11 @@ BAD_MODULES = {
         tiny_variant(format="tf2", n_features=(4,)),
         r"features .* \(1, 5\), .* \(1, 4\)",
     ),
-    "not pooled": (tf2(map_of_features), TF2_FEATURES, r"features of one image have shape \(1, 16, 16, 5\)"),
+    "not pooled": (
+        tf2(map_of_features),
+        tiny_variant(format="tf2", outputs=("features",), n_features=()),
+        r"features of one image have shape \(1, 16, 16, 5\), the catalogue says \(1, any\)",
+    ),
     "size": (
         tf2(tf2_features, shape=[None, 24, 24, 3]),
         TF2_FEATURES,
@@ -350,14 +356,18 @@ class TestInputRange:
     ) -> None:
         write_tf1_hub(tmp_path, scale=scale)
         variant = tiny_variant(input_range=input_range)
-        modules.check_input_range(modules.load(str(tmp_path), variant), variant)
+        module = modules.load(str(tmp_path), variant)
+        modules.check_input_range(module, variant)
+        # Whatever the module wants, the function takes [0, 1].
+        features = module.function(images())["features"]
+        np.testing.assert_allclose(features, features_of(normalised(images()), KERNEL), rtol=1e-4)
 
     @pytest.mark.parametrize(("scale", "input_range"), [(1 / 255, (0.0, 1.0)), (1, (0.0, 255.0))])
     def test_refuses_another_range(self, tmp_path: Path, scale: float, input_range: Any) -> None:
         write_tf1_hub(tmp_path, scale=scale)
         variant = tiny_variant(input_range=input_range)
         with pytest.raises(RunError, match="wants another input range") as raised:
-            modules.describe(str(tmp_path), variant, random_weights=False)
+            modules.describe(str(tmp_path), variant)
         assert str(tmp_path) in str(raised.value)
 
     def test_accepts_a_module_that_leaves_its_input_as_it_is(self, tmp_path: Path) -> None:
@@ -369,7 +379,7 @@ class TestInputRange:
         write_tf2(tmp_path, lambda inputs, kernel: tf.reduce_mean(inputs, [1, 2]) + kernel[0, 0, 0, 0])
         variant = tiny_variant(format="tf2", outputs=("features",), n_features=(3,))
         with pytest.raises(RunError, match="no convolution follows its input"):
-            modules.describe(str(tmp_path), variant, random_weights=False)
+            modules.describe(str(tmp_path), variant)
 
 
 class TestDigest:
@@ -401,14 +411,14 @@ class TestDigest:
 
 def test_a_description_says_what_was_found_and_survives_json(tmp_path: Path) -> None:
     write_tf1_hub(tmp_path)
-    description = modules.describe(str(tmp_path), tiny_variant(), random_weights=True)
+    description = modules.describe(str(tmp_path), tiny_variant())
     assert (description.n_classes, description.n_features, description.size) == (
         N_CLASSES,
         N_FEATURES,
         (32, 33),
     )
     assert description.format == "tf1-hub"
-    assert description.random_weights
+    assert not description.random_weights
     assert description.sha256 == modules.digest(str(tmp_path))
     np.testing.assert_allclose(description.input_at_low, -MEAN / STDDEV, rtol=1e-5)
     np.testing.assert_allclose(description.input_at_high, (1 - MEAN) / STDDEV, rtol=1e-5)

@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from pipelines.commands import pull
 from tests import bad, dataset, photos, reference
 from transforms.variants import Variant, find
 
@@ -81,14 +80,6 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in ((3, "cut.jpg"), (11, "text.jpg"), (19, "empty.jpg")):
         bad.write(folder, name, number)
     return folder
-
-
-@pytest.fixture(scope="module")
-def small_modules(models: str) -> str:
-    """The small modules of all three formats, with random weights."""
-    for name in SMALL:
-        pull.pull(find(name), models, random_weights=True)
-    return models
 
 
 def check(out: Path, models: str, widths: dict[str, dict[str, int]]) -> None:

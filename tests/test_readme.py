@@ -21,12 +21,16 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path, photographs: Path, tiny_toml: str, pixelbeam, monkeypatch: pytest.MonkeyPatch) -> Path:
+def dataset(
+    tmp_path: Path, photographs: Path, tiny_toml: str, pixelbeam, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The tiny variant's dataset under the name that the README reads; it has the same columns."""
     (tmp_path / "photos").symlink_to(photographs)
     bad.write(tmp_path, "text.jpg", 0)
     inputs = [tmp_path / "photos", tmp_path / "000-text.jpg"]
-    assert pixelbeam("run", "--input", *inputs, "--output", tmp_path / "dataset", "--variant", tiny_toml)[0] == 0
+    assert (
+        pixelbeam("run", "--input", *inputs, "--output", tmp_path / "dataset", "--variant", tiny_toml)[0] == 0
+    )
     for folder in (tmp_path / "dataset", tmp_path / "dataset" / "_failures"):
         (folder / "variant=acme-tiny-classification-1").rename(folder / VARIANT)
     monkeypatch.chdir(tmp_path)
@@ -66,6 +70,7 @@ def test_every_command_exists() -> None:
 def test_every_error_that_is_listed_is_raised_somewhere() -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "transforms").glob("*.py"))
     table = README.split("| error | what was met |")[1].split("\n\n")[0]
-    listed = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line[1:])))
+    names = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
+    listed = set(re.findall(r"`(\w+)`", "\n".join(names)))
     raised = set(re.findall(r'BadImage\(\s*"(\w+)"', code))
     assert listed == raised

@@ -64,7 +64,8 @@ def write_tf1_hub(
     """A TF1 hub module; its training graph gives twice the features."""
     saved_model = SavedModel(saved_model_schema_version=1)
     for tags, training in ((["train"], True), ([], False)):
-        with tf.Graph().as_default(), tf1.Session() as session:
+        scope = tf.name_scope("train" if training else "infer")
+        with tf.Graph().as_default(), tf1.Session() as session, scope:
             batch = tf1.placeholder(tf.float32, shape, name="images")
             kernel = tf1.get_variable("kernel", initializer=KERNEL, use_resource=True)
             pixels = normalised(batch * scale)

@@ -41,14 +41,12 @@ class Graph:
         images: The input.
         outputs: `logits` and `features`, those that the variant promises.
         size: Height and width in pixels that the module says it expects; None where it does not say.
-        source: The loaded object; the variables live as long as it does.
     """
 
     prune: Callable[[Any, Any], Any]
     images: Any
     outputs: dict[Output, Any]
     size: tuple[int, int] | None
-    source: Any
 
 
 def read_graph(path: str, variant: Variant) -> Graph:
@@ -124,18 +122,16 @@ def _format(path: str, saved_model: Any) -> Format:
 
 def _tf1_graph(path: str, variant: Variant, meta_graph: Any, loaded: Any) -> Graph:
     """The graph of a TF1 hub module, whose signatures are tensors of one graph with one input."""
-    inputs: set[str] = set()
+    images: Any = None
     outputs: dict[Output, Any] = {}
     for output in variant.outputs:
         name = _TF1_SIGNATURES[output]
         signature = _entry(path, "signature", name, meta_graph.signature_def)
-        inputs.add(_entry(path, f"input of signature {name!r}", "images", signature.inputs).name)
+        placeholder = _entry(path, f"input of signature {name!r}", "images", signature.inputs)
+        images = loaded.graph.get_tensor_by_name(placeholder.name)
         result = _entry(path, f"output of signature {name!r}", "default", signature.outputs)
         outputs[output] = loaded.graph.get_tensor_by_name(result.name)
-    if len(inputs) != 1:
-        raise RunError(f"{path}: one input for all signatures was looked for, there are {sorted(inputs)}")
-    images = loaded.graph.get_tensor_by_name(inputs.pop())
-    return Graph(loaded.prune, images, outputs, _attached_size(meta_graph) or _static_size(images), loaded)
+    return Graph(loaded.prune, images, outputs, _attached_size(meta_graph) or _static_size(images))
 
 
 def _attached_size(meta_graph: Any) -> tuple[int, int] | None:
@@ -163,7 +159,7 @@ def _tf2_graph(path: str, variant: Variant, loaded: Any) -> Graph:
     outputs: dict[Output, Any] = {"features": result}
     if "logits" in variant.outputs:
         outputs = _classifier_outputs(path, variant, result)
-    return Graph(frozen.prune, images, outputs, _static_size(images), loaded)
+    return Graph(frozen.prune, images, outputs, _static_size(images))
 
 
 def _classifier_outputs(path: str, variant: Variant, result: Any) -> dict[Output, Any]:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from transforms.errors import RunError
 from transforms.graphs import first_convolution, first_line, read_graph
+from transforms.random_weights import RANDOM_WEIGHTS_MARK
 from transforms.variants import Format, Variant
 
 # From black to white V1 moves the first convolution's input by 4.4 and V2 by 2; a module that wants 255 times
@@ -30,13 +31,11 @@ class Module:
 
     Attributes:
         path: Its directory.
-        function: float32 `[n, height, width, 3]` (RGB, in the variant's input range; numpy or TensorFlow) to
-            float32 `logits` `[n, n_classes]` and `features` `[n, n_features]`, whichever the variant gives,
-            in one forward pass and in the order of the batch. Raises ValueError for a shape that the module
-            cannot take.
-        graph_function: The same as a concrete function of TensorFlow without inner functions, called by
-            position.
-        source: The loaded object; the function's variables live as long as it does.
+        function: float32 `[n, height, width, 3]` (RGB in [0, 1]; numpy or TensorFlow) to float32 `logits`
+            `[n, n_classes]` and `features` `[n, n_features]`, whichever the variant gives, in one forward
+            pass and in the order of the batch. Raises ValueError for a shape that the module cannot take.
+        graph_function: The same for images in the variant's input range, as a concrete function of TensorFlow
+            without inner functions, called by position.
         n_classes: Width of the logits; None where the variant gives none.
         n_features: Width of the features; None where the variant gives none.
         size: Height and width in pixels that the module says it expects; None where it does not say.
@@ -45,7 +44,6 @@ class Module:
     path: str
     function: Callable[[Any], dict[str, Any]]
     graph_function: Any
-    source: Any
     n_classes: int | None
     n_features: int | None
     size: tuple[int, int] | None
@@ -86,7 +84,7 @@ class Description:
         return cls(**values)
 
 
-def describe(path: str, variant: Variant, *, random_weights: bool) -> Description:
+def describe(path: str, variant: Variant) -> Description:
     """Loads the module, checks all that can be checked without knowing its scores, and says what it found.
 
     Raises:
@@ -100,7 +98,7 @@ def describe(path: str, variant: Variant, *, random_weights: bool) -> Descriptio
         n_classes=module.n_classes,
         n_features=module.n_features,
         size=module.size,
-        random_weights=random_weights,
+        random_weights=os.path.exists(os.path.join(path, RANDOM_WEIGHTS_MARK)),
         input_at_low=low,
         input_at_high=high,
     )
@@ -121,9 +119,12 @@ def load(path: str, variant: Variant) -> Module:
             f" the catalogue says float32 {wanted} for {variant.name}"
         )
     graph_function = graph.prune(graph.images, graph.outputs)
+    low, high = variant.input_range
 
     def function(images: Any) -> dict[str, Any]:
         batch = tf.convert_to_tensor(images, tf.float32)
+        if (low, high) != (0.0, 1.0):
+            batch = batch * (high - low) + low
         if not batch.shape.is_compatible_with(graph.images.shape):
             raise ValueError(f"{path}: takes images of shape {graph.images.shape}, got {batch.shape}")
         outputs: dict[str, Any] = graph_function(batch)
@@ -134,7 +135,6 @@ def load(path: str, variant: Variant) -> Module:
         path=path,
         function=function,
         graph_function=graph_function,
-        source=graph.source,
         n_classes=widths.get("logits"),
         n_features=widths.get("features"),
         size=graph.size,

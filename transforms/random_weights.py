@@ -21,6 +21,9 @@ from transforms.errors import RunError
 from transforms.records import FloatArray
 from transforms.variants import Variant, catalogue, find
 
+RANDOM_WEIGHTS_MARK = "RANDOM_WEIGHTS.txt"
+"""A file that says so in the module's directory, so that it travels with the module."""
+
 # A `ModuleDef` with format = FORMAT_V3, the last TF1 hub format.
 _TFHUB_MODULE = b"\x08\x03"
 
@@ -85,6 +88,9 @@ def export(variant: Variant, path: str, seed: int) -> None:
         _export_tf2_keras(variant, path, seed)
     # It holds a random uuid, and the published modules are older than this file.
     Path(path, "fingerprint.pb").unlink(missing_ok=True)
+    Path(path, RANDOM_WEIGHTS_MARK).write_text(
+        f"{variant.name} with random weights: its scores mean nothing\n"
+    )
 
 
 def _export_tf1_hub(variant: Variant, path: str, seed: int) -> None:
