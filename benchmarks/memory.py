@@ -70,9 +70,9 @@ def write_photographs(folder: str, count: int) -> None:
         left, top = (
             int(random.integers(0, side)) for side in (source.width - SIZE[0], source.height - SIZE[1])
         )
-        file = io.BytesIO()
-        source.crop((left, top, left + SIZE[0], top + SIZE[1])).save(file, "JPEG", quality=90)
-        contents.append(file.getvalue())
+        jpeg = io.BytesIO()
+        source.crop((left, top, left + SIZE[0], top + SIZE[1])).save(jpeg, "JPEG", quality=90)
+        contents.append(jpeg.getvalue())
     for number in range(count):
         with open(os.path.join(folder, f"{number:06d}.jpg"), "wb") as file:
             file.write(contents[number % DISTINCT])

@@ -45,10 +45,7 @@ def tf1_hub(path: str, images: Any) -> Scores:
 def tf2_keras(path: str, images: Any) -> Scores:
     """The layers of a classifier as tf_keras, which wrote it, loads them."""
     model = tf_keras.models.load_model(path, compile=False)
-    outputs = {
-        name: model.get_layer(layer).output
-        for name, layer in (("logits", "logits"), ("features", "top_pool"))
-    }
+    outputs = {"logits": model.get_layer("logits").output, "features": model.get_layer("top_dropout").input}
     return {name: value.numpy() for name, value in tf_keras.Model(model.input, outputs)(images).items()}
 
 
