@@ -7,7 +7,9 @@ import os
 import shutil
 import socket
 import sys
+import tarfile
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 import warnings
@@ -23,6 +25,9 @@ IMAGENET_WIDTHS = (1000, 1001)
 LABELS_FILE = "ImageNetLabels.txt"
 LABELS_URL = "https://storage.googleapis.com/download.tensorflow.org/data/" + LABELS_FILE
 NETWORK_TIMEOUT_SECONDS = 30.0
+
+# Modules are pulled by several threads, but warnings and socket timeouts are settings of the whole process.
+_one_at_a_time = threading.Lock()
 
 
 def module_path(variant: Variant, model_dir: str) -> str:
@@ -40,7 +45,7 @@ def kept(variant: Variant, model_dir: str) -> modules.Description | None:
         return None
     description = _read_description(variant, model_dir)
     if description is None or description.sha256 != modules.digest(path):
-        description = modules.describe(path, variant)
+        description = _describe(path, variant)
         _write_description(variant, model_dir, description)
     return description
 
@@ -53,7 +58,9 @@ def fetch(variant: Variant, model_dir: str) -> modules.Description:
     """
 
     def download(path: str) -> None:
-        shutil.copytree(_resolve(variant), path)
+        with _one_at_a_time:
+            source = _resolve(variant)
+        shutil.copytree(source, path)
 
     return _keep(variant, model_dir, download)
 
@@ -86,11 +93,16 @@ def _keep(variant: Variant, model_dir: str, write: Callable[[str], None]) -> mod
     with tempfile.TemporaryDirectory(dir=model_dir, prefix=".") as folder:
         path = os.path.join(folder, variant.directory)
         write(path)
-        description = modules.describe(path, variant)
+        description = _describe(path, variant)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(path, final)
     _write_description(variant, model_dir, description)
     return description
+
+
+def _describe(path: str, variant: Variant) -> modules.Description:
+    with _one_at_a_time:
+        return modules.describe(path, variant)
 
 
 def _resolve(variant: Variant) -> str:
@@ -103,7 +115,7 @@ def _resolve(variant: Variant) -> str:
     socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
     try:
         return str(hub.resolve(variant.handle))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, tarfile.TarError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
             f"cannot fetch {variant.name} from {variant.handle}: {reason}; check the network, or put the module's "

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -39,15 +40,19 @@ class Live:
         counts: The run's tally in this process.
         n_images: Images in all.
         n_variants: Variants; an image is done when it is done for each.
+        clock: Seconds from any beginning.
     """
 
-    def __init__(self, counts: Tally, n_images: int, n_variants: int) -> None:
+    def __init__(
+        self, counts: Tally, n_images: int, n_variants: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._counts = counts
         self._n_images = n_images
         self._n_variants = n_variants
         self._console = Console(file=sys.stderr)
         self._stopped = threading.Event()
-        self._started = time.monotonic()
+        self._clock = clock
+        self._first: tuple[float, float] | None = None
         show = self._show_line if self._console.is_terminal else self._print_lines
         self._thread = threading.Thread(target=show, name="progress", daemon=True)
 
@@ -61,27 +66,35 @@ class Live:
         self._stopped.set()
         self._thread.join()
 
-    def state(self) -> tuple[float, float, str]:
-        """Images done, images a second, and both in words with the failures and the time left."""
-        scored, failed, passed_over = self._counts.snapshot()
-        done = (scored + passed_over) / self._n_variants
-        rate = scored / self._n_variants / max(time.monotonic() - self._started, 1e-9)
-        left = f"{(self._n_images - done) / rate:,.0f} s left" if rate else "starting"
-        words = f"{rate:,.1f} images/s, {failed / self._n_variants:,.0f} failed, {left}"
-        return done, rate, words
+    def state(self) -> tuple[float, str]:
+        """Images done, and in words the rate, the failures and the time left.
+
+        The rate counts from the first images on, so that loading the modules does not make the end look far.
+        """
+        scored, failed, passed_over = (count / self._n_variants for count in self._counts.snapshot())
+        done, now = scored + passed_over, self._clock()
+        if not scored:
+            return done, "loading the modules"
+        self._first = self._first or (now, scored)
+        rate = (scored - self._first[1]) / max(now - self._first[0], 1e-9)
+        left = f"{(self._n_images - done) / rate:,.0f} s left" if rate else "time left not known yet"
+        return done, f"{rate:,.1f} images/s, {failed:,.0f} failed, {left}"
 
     def _show_line(self) -> None:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
         with Progress(*columns, console=self._console, transient=True) as bar:
-            task = bar.add_task("images", total=self._n_images, words="starting")
+            task = bar.add_task("images", total=self._n_images, words="")
             while not self._stopped.wait(TERMINAL_SECONDS):
-                done, _, words = self.state()
+                done, words = self.state()
                 bar.update(task, completed=int(done), words=words)
 
     def _print_lines(self) -> None:
+        printed = 0.0
         while not self._stopped.wait(PLAIN_SECONDS):
-            done, _, words = self.state()
-            self._console.print(f"{done:,.0f} of {self._n_images:,} images, {words}", highlight=False)
+            done, words = self.state()
+            if done > printed:
+                self._console.print(f"{done:,.0f} of {self._n_images:,} images, {words}", highlight=False)
+                printed = done
 
 
 def print_listing(work: Index, changes: Changes, counts: ListingCounts) -> None:

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.records import refs
 from transforms import index
 from transforms.errors import RunError
-from transforms.fingerprints import add_hash_sums, members_hash, uri_hash_sum
+from transforms.fingerprints import members_hash, uri_hash_sum
 from transforms.index import Changes, Index
 from transforms.records import ImageRef
 
@@ -181,12 +179,3 @@ def test_a_broken_index_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "_index" / "CURRENT.json").write_text("{")
     with pytest.raises(RunError, match="is not an index"):
         index.read(str(tmp_path))
-
-
-@given(st.lists(st.text(max_size=20), unique=True, max_size=30), st.integers(0, 30))
-def test_hash_sums_are_order_free_and_add_up(uris: list[str], cut: int) -> None:
-    whole = uri_hash_sum(uris)
-    assert whole == uri_hash_sum(reversed(uris))
-    assert whole == add_hash_sums(uri_hash_sum(uris[:cut]), uri_hash_sum(uris[cut:]))
-    if uris:
-        assert whole != uri_hash_sum(uris[1:])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -82,35 +79,6 @@ def test_file_names_say_whose_they_are(tiny_run: VariantRun) -> None:
     for name in (rows, failures, unfinished):
         assert tables.unit_and_fingerprint(name) == (17, target.fingerprint)
     assert tables.unit_and_fingerprint("notes.txt") is None
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"module_sha256": "0" * 64},
-        {"precision": "fast"},
-        {"class_names": tuple("abcde")},
-        {"n_classes": 6},
-    ],
-)
-def test_the_fingerprint_changes_with_every_setting(tiny_run: VariantRun, change: dict) -> None:
-    one = unit(refs(2))
-    assert replace(tiny_run, **change).fingerprint(one) != tiny_run.fingerprint(one)
-    assert replace(tiny_run, module_path="/elsewhere").fingerprint(one) == tiny_run.fingerprint(one)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"resize": "squash_bilinear"}, {"size": 64}, {"input_range": (-1.0, 1.0)}, {"activation": "sigmoid"}],
-)
-def test_the_fingerprint_changes_with_the_preprocessing(tiny_run: VariantRun, change: dict) -> None:
-    one = unit(refs(2))
-    other = replace(tiny_run, variant=replace(tiny_run.variant, **change))
-    assert other.fingerprint(one) != tiny_run.fingerprint(one)
-
-
-def test_the_fingerprint_changes_with_an_image_s_version(tiny_run: VariantRun) -> None:
-    assert tiny_run.fingerprint(unit(refs(2))) != tiny_run.fingerprint(unit(refs(2, version="2")))
 
 
 def test_rubbish_is_what_a_committed_unit_does_not_name(tiny_run: VariantRun) -> None:

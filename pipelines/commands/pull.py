@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from pipelines import model_dir
 from transforms.modules import Description
 from transforms.variants import Variant, find
+
+AT_ONCE = 2
 
 
 def main(specs: tuple[str, ...], directory: str, random_weights: bool) -> int:
@@ -18,14 +21,10 @@ def main(specs: tuple[str, ...], directory: str, random_weights: bool) -> int:
         RunError: A module cannot be had, or is not what the catalogue promises.
     """
     directory = os.path.abspath(directory)
-    for variant in [find(spec) for spec in specs]:
-        started = time.perf_counter()
-        description = pull(variant, directory, random_weights)
-        print(
-            _line(
-                variant, description, model_dir.module_path(variant, directory), time.perf_counter() - started
-            )
-        )
+    variants = [find(spec) for spec in specs]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for line in pool.map(lambda variant: _pulled(variant, directory, random_weights), variants):
+            print(line, flush=True)
     if not random_weights and not model_dir.fetch_class_names(directory):
         print("ImageNet's class names could not be fetched; give --class-names to `pixelbeam run`")
     return 0
@@ -39,11 +38,16 @@ def pull(variant: Variant, directory: str, random_weights: bool) -> Description:
     return model_dir.make(variant, directory) if random_weights else model_dir.fetch(variant, directory)
 
 
-def _line(variant: Variant, description: Description, path: str, seconds: float) -> str:
+def _pulled(variant: Variant, directory: str, random_weights: bool) -> str:
+    """Pull a module and say in one line what came."""
+    started = time.perf_counter()
+    description = pull(variant, directory, random_weights)
+    seconds = time.perf_counter() - started
     gives = [
         f"{width:,} {what}"
         for what, width in (("classes", description.n_classes), ("features", description.n_features))
         if width
     ]
     weights = "RANDOM WEIGHTS, " if description.random_weights else ""
+    path = model_dir.module_path(variant, directory)
     return f"{variant.name}: {weights}{', '.join(gives)}, {seconds:.1f} s, {path}"
