@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"pixelbeam: {error}", file=sys.stderr)
         return EXIT_INCOMPLETE
+    except OSError as error:
+        print(f"pixelbeam: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return EXIT_INCOMPLETE
     except KeyboardInterrupt:
         print("pixelbeam: interrupted; run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.errors import UsageError
+from tests.test_storage import without_privileges
+from transforms.errors import RunError, UsageError
 from transforms.listing import ListingCounts, list_images
 
 
@@ -121,3 +123,30 @@ def test_a_pattern_that_names_nothing_is_refused(
 def test_one_empty_pattern_among_others_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="the glob matches no file"):
         listed(folder, folder / "*.nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("list.csv", b"uri\na\0b\n"), ("list.parquet", b"PAR1 and nothing more")]
+)
+def test_a_broken_manifest_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be read"):
+        listed(tmp_path / name)
+
+
+def test_a_manifest_may_hold_names_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.jpg\n")
+    assert listed(tmp_path / "list.txt") == [f"{tmp_path}/caf\\xe9.jpg"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over() -> None:
+    with tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o755)
+        closed = Path(root) / "closed"
+        closed.mkdir()
+        (closed / "a.jpg").write_bytes(b"")
+        (Path(root) / "b.jpg").write_bytes(b"")
+        closed.chmod(0)
+        with without_privileges(), pytest.raises(RunError, match=f"cannot list {closed}: Permission denied"):
+            listed(root)
+        closed.chmod(0o755)

@@ -244,6 +244,26 @@ def test_index_lists_without_running(pixelbeam, folder: Path, out: Path) -> None
     assert os.listdir(out) == ["_index"]
 
 
+def test_a_broken_rows_file_is_one_clear_line(run, out: Path) -> None:
+    run()
+    path = sorted(only(out).glob("*.parquet"))[0]
+    path.write_bytes(b"PAR1")
+    code, _, errors = run()
+    assert code == 1
+    assert f"pixelbeam: {path} is no rows file of ours" in errors.splitlines()[-1]
+    path.unlink()
+    assert run()[0] == 0
+
+
+def test_an_output_that_cannot_be_made_is_one_clear_line(
+    pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "out"
+    code, _, errors = pixelbeam("run", "--input", folder, "--output", output, "--variant", tiny_toml)
+    assert (code, errors) == (1, f"pixelbeam: Not a directory: {output}/_index/CURRENT.json\n")
+
+
 def test_an_output_that_is_a_file_is_refused(pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str) -> None:
     (tmp_path / "file").write_text("")
     code, _, errors = pixelbeam(

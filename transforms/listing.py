@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.errors import UsageError
+from transforms.errors import RunError, UsageError
 from transforms.records import ImageRef
 from transforms.storage import open_file, reference
 
@@ -44,6 +45,7 @@ def list_images(patterns: Sequence[str], counts: ListingCounts) -> Iterator[Imag
 
     Raises:
         UsageError: A pattern names nothing, or a manifest cannot be read.
+        RunError: A folder cannot be listed.
     """
     for pattern in patterns:
         before = counts.listed
@@ -70,7 +72,7 @@ def _paths(pattern: str, counts: ListingCounts) -> Iterator[str]:
 
 def _directory(root: str, counts: ListingCounts) -> Iterator[str]:
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -84,9 +86,17 @@ def _directory(root: str, counts: ListingCounts) -> Iterator[str]:
                 yield os.path.join(folder, name)
 
 
+def _cannot_list(error: OSError) -> None:
+    # Left alone, os.walk would pass over the folder and every image in it.
+    raise RunError(f"cannot list {error.filename}: {error.strerror}; mend it or name other inputs") from error
+
+
 def _manifest(path: str, read: Callable[[str], Iterator[str]]) -> Iterator[str]:
     folder = os.path.dirname(path)
-    return (os.path.join(folder, line) for line in read(path) if line)
+    try:
+        yield from (os.path.join(folder, line) for line in read(path) if line)
+    except (csv.Error, pa.ArrowInvalid) as error:
+        raise UsageError(f"manifest {path} cannot be read: {error}") from error
 
 
 def _text_lines(path: str) -> Iterator[str]:

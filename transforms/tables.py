@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transforms.errors import RunError
 from transforms.fingerprints import Settings, VariantRun
 from transforms.records import Failure, FloatArray, ImageInfo, ScoreBatch, StepSeconds, Target
 from transforms.storage import open_file
@@ -96,9 +97,13 @@ class Footer:
 
 
 def read_footer(path: str) -> Footer:
-    """The footer of a rows file."""
-    with open_file(path) as file:
-        return Footer.from_metadata(pq.read_metadata(file).metadata)
+    """The footer of a rows file; RunError where the file is broken or not ours."""
+    try:
+        with open_file(path) as file:
+            return Footer.from_metadata(pq.read_metadata(file).metadata or {})
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{path} is no rows file of ours ({reason}); delete it and run again") from error
 
 
 def rows_directory(directory: str) -> str:

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from pipelines.progress import stdout
 from transforms import index, storage
-from transforms.errors import UsageError
+from transforms.errors import RunError, UsageError
 from transforms.fingerprints import add_hash_sums
 from transforms.index import Index
 from transforms.records import Unit
@@ -128,15 +127,10 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
 
 
 def _read(output: str, folder: str, name: str, checked: Checked) -> None:
-    path = os.path.join(output, folder, name)
     try:
-        footer = read_footer(path)
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        checked.wrong.append(
-            Wrong(f"{folder}/{name}", f"is no rows file of ours ({error}); delete it, run again")
-        )
-        return
-    checked.footers[name] = footer
+        checked.footers[name] = read_footer(os.path.join(output, folder, name))
+    except RunError as error:
+        checked.wrong.append(Wrong(f"{folder}/{name}", str(error)))
 
 
 def _check_footer(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[str]:
