@@ -6,8 +6,10 @@ import argparse
 import difflib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from pipelines.config import PRECISIONS, RunConfig
@@ -34,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # TensorFlow's C++ side reports routine matters as warnings; its errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.ERROR)
+    # Schedulers and containers stop a process by SIGTERM; it ends like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
@@ -56,10 +60,12 @@ def _dispatch(arguments: list[str]) -> int:
     if extra and known.command != "run":
         raise UsageError(_unknown_option(extra[0], option_names(parser, known.command)))
     if known.command == "run":
+        config = _run_config(known, extra, option_names(parser, "run"))
+        _check_early(config)
         start_tensorflow()
         from pipelines.run import run
 
-        return run(_run_config(known, extra, option_names(parser, "run")))
+        return run(replace(config, output=os.path.abspath(config.output)))
     if known.command == "index":
         from pipelines.commands import index
 
@@ -94,6 +100,18 @@ def build_parser() -> argparse.ArgumentParser:
     variants = commands.add_parser("variants", help="list the catalogue")
     variants.add_argument("--json", action="store_true", help="for machines")
     return parser
+
+
+def _check_early(config: RunConfig) -> None:
+    """What can be told wrong before TensorFlow is loaded, which takes seconds."""
+    from pipelines.listing import check_output
+    from transforms.listing import check_patterns
+    from transforms.variants import find
+
+    check_output(config.output)
+    check_patterns(config.inputs)
+    for spec in config.variants:
+        find(spec)
 
 
 RUN_EPILOG = "Any option of Beam is passed on, for instance --runner; without one the run is in this process."
@@ -173,7 +191,7 @@ def _run_config(known: argparse.Namespace, extra: list[str], ours: set[str]) -> 
         _check_beam_options(extra, ours)
     return RunConfig(
         inputs=tuple(known.input),
-        output=os.path.abspath(known.output) if "://" not in known.output else known.output,
+        output=known.output,
         variants=tuple(known.variant),
         model_dir=os.path.abspath(known.model_dir),
         precision=known.precision,

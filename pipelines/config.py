@@ -9,6 +9,12 @@ from transforms.errors import UsageError
 PRECISIONS = ("exact", "fast")
 
 
+def check_at_least_one(option: str, value: int | None) -> None:
+    """Raise UsageError where a count is given and is not a count."""
+    if value is not None and value < 1:
+        raise UsageError(f"{option} must be at least 1, got {value}")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """The options of `pixelbeam run`.
@@ -45,13 +51,13 @@ class RunConfig:
     beam_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("images_per_unit", "batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for option, value in (
+            ("--images-per-unit", self.images_per_unit),
+            ("--batch-size", self.batch_size),
+            ("--limit", self.limit),
+        ):
+            check_at_least_one(option, value)
         if not 0 <= self.max_failure_ratio <= 1:
             raise UsageError(f"--max-failure-ratio must be from 0 to 1, got {self.max_failure_ratio}")
         if self.precision not in PRECISIONS:
             raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if "://" in self.output:
-            raise UsageError(f"--output must be a local directory so far, got {self.output!r}")

@@ -18,6 +18,8 @@ MAX_IMAGES_PER_UNIT = 4096
 
 def check_output(output: str) -> None:
     """Raise UsageError where the output directory cannot be one."""
+    if not output or "://" in output:
+        raise UsageError(f"--output must be a local directory so far, got {output!r}")
     if os.path.exists(output) and not os.path.isdir(output):
         raise UsageError(f"--output {output} is a file; give a directory")
 

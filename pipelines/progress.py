@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -17,7 +18,7 @@ from transforms.fingerprints import VariantRun
 from transforms.index import Changes, Index
 from transforms.listing import ListingCounts
 from transforms.records import StepSeconds
-from transforms.tables import Footer, rows_directory
+from transforms.tables import Footer, failures_directory, rows_directory
 from transforms.tally import Tally
 
 TERMINAL_SECONDS = 0.5
@@ -34,22 +35,28 @@ def stdout() -> Console:
 
 
 class Live:
-    """Shows a run's tally on stderr while it goes on: one live line on a terminal, plain lines elsewhere.
+    """Shows a run's tally while it goes on: one live line on a terminal, plain lines elsewhere.
 
     Args:
         counts: The run's tally in this process.
         n_images: Images in all.
         n_variants: Variants; an image is done when it is done for each.
+        terminal: Where to show it.
         clock: Seconds from any beginning.
     """
 
     def __init__(
-        self, counts: Tally, n_images: int, n_variants: int, clock: Callable[[], float] = time.monotonic
+        self,
+        counts: Tally,
+        n_images: int,
+        n_variants: int,
+        terminal: TextIO,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._counts = counts
         self._n_images = n_images
         self._n_variants = n_variants
-        self._console = Console(file=sys.stderr)
+        self._console = Console(file=terminal)
         self._stopped = threading.Event()
         self._clock = clock
         self._first: tuple[float, float] | None = None
@@ -97,14 +104,19 @@ class Live:
                 printed = done
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 unit`, `2,000 units`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def print_listing(work: Index, changes: Changes, counts: ListingCounts) -> None:
     """Say what listing found."""
-    notes = [f"{work.n_images:,} images in {work.n_units:,} units"]
+    notes = [f"{counted(work.n_images, 'image')} in {counted(work.n_units, 'unit')}"]
     for count, what in (
         (changes.new, "new"),
         (changes.changed, "changed"),
         (changes.duplicates, "listed twice"),
-        (counts.ignored, "other files ignored"),
+        (counts.ignored, "other files ignored (hidden, or without an image's extension)"),
     ):
         if count:
             notes.append(f"{count:,} {what}")
@@ -114,22 +126,21 @@ def print_listing(work: Index, changes: Changes, counts: ListingCounts) -> None:
 def print_summary(
     output: str, runs: tuple[VariantRun, ...], footers: dict[str, list[Footer]], run_id: str
 ) -> None:
-    """Print the final table, computed from the footers of the rows files."""
-    table = Table(title=f"run {run_id}", show_lines=True)
-    for name in ("variant", "rows", "failures", "images/s", "fetch s", "decode s", "model s", "write s"):
-        table.add_column(
-            name, justify="left" if name in ("variant", "failures") else "right", overflow="fold"
-        )
-    for run in runs:
-        name = run.variant.name
-        random = "\n[bold red]RANDOM WEIGHTS, the scores mean nothing[/]" if run.random_weights else ""
-        table.add_row(name + random, *_cells(footers[name], run_id))
+    """Print the final table of each variant, computed from the footers of the rows files."""
     console = stdout()
-    console.print(table)
-    console.print("Each variant is a table of its own:", highlight=False)
     for run in runs:
-        pattern = f"{output}/{rows_directory(run.variant.directory)}/*.parquet"
-        console.print(f"  {pattern}", highlight=False, soft_wrap=True)
+        random = "[bold red], RANDOM WEIGHTS, the scores mean nothing[/]" if run.random_weights else ""
+        console.print(f"\n[bold]{run.variant.name}[/]{random}", highlight=False, soft_wrap=True)
+        table = Table(pad_edge=False, collapse_padding=True)
+        for name in ("rows", "failures", "images/s", "fetch s", "decode s", "model s", "write s"):
+            table.add_column(name, justify="left" if name == "failures" else "right")
+        table.add_row(*_cells(footers[run.variant.name], run_id))
+        console.print(table)
+        places = [rows_directory(run.variant.directory)]
+        if any(footer.failures for footer in footers[run.variant.name]):
+            places.append(failures_directory(run.variant.directory))
+        for place in places:
+            console.print(f"{output}/{place}/*.parquet", highlight=False, markup=False, soft_wrap=True)
 
 
 def _cells(footers: list[Footer], run_id: str) -> list[str]:
@@ -147,6 +158,6 @@ def _cells(footers: list[Footer], run_id: str) -> list[str]:
     return [
         f"{sum(footer.rows for footer in footers):,}",
         "\n".join(failures),
-        f"{images / elapsed:,.1f}" if elapsed > 0 else "done before",
+        f"{images / elapsed:,.1f}" if elapsed > 0 else "–",
         *(f"{value:,.1f}" for value in (seconds.fetch, seconds.decode, seconds.model, seconds.write)),
     ]

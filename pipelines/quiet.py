@@ -1,10 +1,13 @@
-"""Starting TensorFlow without its notices, which no setting of its own turns off."""
+"""Keeping what TensorFlow and libjpeg write to stderr, which no setting of theirs turns off, out of sight."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import TextIO
 
 NOTICES = (
     "absl::InitializeLog()",
@@ -12,6 +15,22 @@ NOTICES = (
     "Could not find cuda drivers on your machine",
     "failed call to cuInit",
 )
+
+
+@contextmanager
+def stderr_aside() -> Iterator[TextIO]:
+    """Drop all that this process writes to stderr; gives the real one.
+
+    libjpeg writes a line for each damaged image, and a worker in this process the traceback of each error that
+    the runner then raises.
+    """
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w") as real, open(os.devnull, "w") as dropped, redirect_stderr(dropped):
+        os.dup2(dropped.fileno(), 2)
+        try:
+            yield real
+        finally:
+            os.dup2(real.fileno(), 2)
 
 
 def start_tensorflow() -> None:

@@ -41,6 +41,7 @@ def _fields(run_id: str, config: RunConfig, runs: tuple[VariantRun, ...], work: 
         "variants": [
             {
                 "variant": run.variant.name,
+                "directory": run.variant.directory,
                 "handle": run.variant.handle,
                 "module": run.module_path,
                 "random_weights": run.random_weights,

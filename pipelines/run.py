@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import re
@@ -16,12 +14,12 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from pipelines import model_dir, progress, settle
 from pipelines.config import RunConfig
-from pipelines.listing import MAX_IMAGES_PER_UNIT, check_output, list_work
+from pipelines.listing import MAX_IMAGES_PER_UNIT, list_work
+from pipelines.quiet import stderr_aside
 from pipelines.record import record_run
 from transforms import index, tally
-from transforms.errors import RunError
+from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
-from transforms.index import Index
 from transforms.infer import EfficientNetHandler
 from transforms.prepare import Prepare
 from transforms.records import Receipt
@@ -64,29 +62,38 @@ def run(config: RunConfig) -> int:
         UsageError: The command cannot mean what it says.
         RunError: It cannot be carried out; what was committed stays.
     """
-    check_output(config.output)
+    pipeline = new_pipeline(config)
     runs = model_dir.resolve_variants(config)
+    if not config.replace:
+        settle.refuse_other_settings(config.output, runs)
     work = list_work(config.inputs, config.output, config.images_per_unit or default_unit(runs), config.limit)
-    settle.refuse_other_settings(config.output, runs, work, config.replace)
     run_id = record_run(config, runs, work)
-    with progress.Live(tally.of_run(run_id), work.n_images, len(runs)):
-        launch(config, runs, work, run_id)
+    stop_rule = StopRule(work.n_images, config.max_failure_ratio)
+    build(pipeline, work.part_paths(), config, runs, run_id, stop_rule)
+    with (
+        stderr_aside() as terminal,
+        progress.Live(tally.of_run(config.output, run_id), work.n_images, len(runs), terminal),
+    ):
+        launch(pipeline)
     footers = settle.settle(config.output, runs, work)
     progress.print_summary(config.output, runs, footers, run_id)
     return exit_code(config.max_failure_ratio, footers)
 
 
-def launch(config: RunConfig, runs: tuple[VariantRun, ...], work: Index, run_id: str) -> None:
-    """Run the pipeline to its end; raises RunError with the one line that matters where it fails."""
-    # A worker in this process logs and prints each error that the runner then raises.
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    pipeline = beam.Pipeline(options=beam_options(config))
-    build(
-        pipeline, work.part_paths(), config, runs, run_id, StopRule(work.n_images, config.max_failure_ratio)
-    )
+def new_pipeline(config: RunConfig) -> beam.Pipeline:
+    """An empty pipeline for the runner that was asked for; UsageError where its options do not fit together."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            pipeline.run().wait_until_finish()
+        return beam.Pipeline(options=beam_options(config))
+    except ValueError as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+def launch(pipeline: beam.Pipeline) -> None:
+    """Run the pipeline to its end; raises RunError with the one line that matters where it fails."""
+    # A worker in this process logs each error that the runner then raises.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    try:
+        pipeline.run().wait_until_finish()
     except RuntimeError as error:
         raise RunError(reason_of(error)) from error
 
@@ -105,7 +112,7 @@ def beam_options(config: RunConfig) -> PipelineOptions:
 
 
 def reason_of(error: RuntimeError) -> str:
-    """One line for a failed pipeline: our own error's text; a surprise's last line, after its traceback.
+    """One line for a failed pipeline, our own error's text; for a surprise its whole traceback comes first.
 
     Runners hand over a worker's error as the text of its traceback.
     """
@@ -113,18 +120,20 @@ def reason_of(error: RuntimeError) -> str:
     ours = re.search(r"^transforms\.errors\.RunError: (.*)", text, re.M)
     if ours:
         return ours.group(1)
-    print(text, file=sys.stderr)
-    return (
-        f"the pipeline failed: {text.splitlines()[-1]}; what was committed stays, run the same command again"
-    )
+    return f"{text}\nthe pipeline failed, what was committed stays; run the same command again"
 
 
 def exit_code(max_failure_ratio: float, footers: dict[str, list[Footer]]) -> int:
     """0, or 3 where more of a variant's images failed than may."""
-    for of_variant in footers.values():
+    for variant, of_variant in footers.items():
         failed = sum(footer.failures for footer in of_variant)
         images = failed + sum(footer.rows for footer in of_variant)
         if failed > max_failure_ratio * images:
+            print(
+                f"pixelbeam: {failed:,} of {images:,} images of {variant} failed, more than --max-failure-ratio "
+                f"{max_failure_ratio} allows; the reasons are in _failures/ in the output",
+                file=sys.stderr,
+            )
             return EXIT_TOO_MANY_FAILURES
     return EXIT_COMPLETE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from transforms import storage
+from transforms import index, storage
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
 from transforms.index import Index
@@ -28,14 +28,13 @@ def read_footers(paths: list[str]) -> list[Footer]:
         return list(pool.map(read_footer, paths))
 
 
-def refuse_other_settings(output: str, runs: tuple[VariantRun, ...], work: Index, replace: bool) -> None:
+def refuse_other_settings(output: str, runs: tuple[VariantRun, ...]) -> None:
     """Raise UsageError where the output holds rows of a variant that were made with other settings.
 
     Only files whose name is not this run's are opened, so that a run that is gone on with looks at none.
     """
-    if replace:
-        return
-    units = list(work.units())
+    work = index.read(output)
+    units = list(work.units()) if work else []
     for run in runs:
         wanted = {os.path.basename(rows_path(run, run.target(unit))) for unit in units}
         folder = os.path.join(output, rows_directory(run.variant.directory))

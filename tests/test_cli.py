@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -36,11 +35,6 @@ def test_options_that_take_several_values_may_be_repeated() -> None:
 def test_beam_s_options_are_passed_on() -> None:
     options = ("--runner=DataflowRunner", "--project", "p", "--experiments=a", "--experiments=b")
     assert config(*options).beam_options == options
-
-
-def test_paths_are_made_absolute() -> None:
-    assert config().output == str(Path("out").absolute())
-    assert Path(config("--model-dir", "m").model_dir).is_absolute()
 
 
 @pytest.mark.parametrize(

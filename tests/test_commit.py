@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.records import batches, refs, score_batch, unit
-from transforms import storage
+from transforms import index, storage
 from transforms.commit import TargetWriter, committed
+from transforms.errors import RunError
 from transforms.fingerprints import VariantRun, uri_hash_sum
 from transforms.records import Receipt
 from transforms.tables import read_footer, rows_path
@@ -171,3 +172,38 @@ def test_local_files_are_removed(
     write(tmp_path / "out", tiny_run)
     TargetWriter(str(tmp_path / "out"), tiny_run, tiny_run.target(unit(IMAGES)), "r").close()
     assert os.listdir(scratch) == []
+
+
+def test_rows_whose_failures_are_gone_are_done_anew(tmp_path: Path, tiny_run: VariantRun) -> None:
+    receipt = write(tmp_path, tiny_run)
+    target = tiny_run.target(unit(IMAGES))
+    assert committed(str(tmp_path), tiny_run, target) == receipt
+    (tmp_path / read_footer(str(tmp_path / receipt.path)).failures_file).unlink()
+    assert committed(str(tmp_path), tiny_run, target) is None
+    assert files(tmp_path) == []
+
+
+def test_a_run_whose_index_moved_on_commits_nothing(tmp_path: Path, tiny_run: VariantRun) -> None:
+    old, _ = index.update(str(tmp_path), lambda: refs(10), 10)
+    (of,) = old.units()
+    changed = [*refs(9), refs(10, version="2")[9]]
+    writer = TargetWriter(str(tmp_path), tiny_run, tiny_run.target(of), "r")
+    for batch in batches(tiny_run, of, GOOD, BAD):
+        writer.add(batch)
+    index.update(str(tmp_path), lambda: changed, 10)
+    with pytest.raises(RunError, match="an image of unit 0 changed"):
+        writer.commit()
+    assert not (tmp_path / tiny_run.variant.directory).exists()
+    assert [name for name in files(tmp_path) if "variant=" in name] == []
+
+
+def test_a_run_goes_on_where_only_other_units_changed(
+    tmp_path: Path, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _ = index.update(str(tmp_path), lambda: refs(11), 10)
+    of = next(old.units())
+    index.update(str(tmp_path), lambda: [*refs(10), refs(11, version="2")[10]], 10)
+    writer = TargetWriter(str(tmp_path), tiny_run, tiny_run.target(of), "r")
+    for batch in batches(tiny_run, of, GOOD, BAD):
+        writer.add(batch)
+    assert writer.commit().rows == 8

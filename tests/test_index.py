@@ -80,7 +80,7 @@ def test_new_images_become_new_units_and_old_parts_stay(tmp_path: Path) -> None:
     first, _ = update(tmp_path, refs(6))
     second, changes = update(tmp_path, refs(9), images_per_unit=2)
     assert second.parts[:1] == first.parts
-    assert second.parent == first.snapshot
+    assert second.ancestors == (first.snapshot,)
     assert members(second) == [refs(9)[:4], refs(9)[4:6], refs(9)[6:8], refs(9)[8:]]
     assert changes.new == 3
 
@@ -97,6 +97,28 @@ def test_a_changed_image_stays_in_its_unit(tmp_path: Path, monkeypatch: pytest.M
     assert before[0].members == after[0].members
     assert before[1].members != after[1].members
     assert before[1].uri_hash_sum == after[1].uri_hash_sum
+
+
+def test_unit_numbers_never_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "UNITS_PER_PART", 1)
+    update(tmp_path, refs(8))
+    changed = [ImageRef(ref.uri, 99, "2") if number == 1 else ref for number, ref in enumerate(refs(12))]
+    work, changes = update(tmp_path, changed)
+    assert changes == Changes(new=4, changed=1, duplicates=0)
+    assert [unit.number for unit in work.units()] == [0, 1, 2]
+    assert members(work) == [changed[:4], changed[4:8], changed[8:]]
+
+
+def test_a_part_has_at_most_512_units(tmp_path: Path) -> None:
+    work, _ = update(tmp_path, refs(513), images_per_unit=1)
+    assert [part.units for part in work.parts] == [512, 1]
+
+
+def test_what_was_current_once_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "ABANDONED_AFTER_SECONDS", -3600)
+    first, _ = update(tmp_path, refs(4))
+    update(tmp_path, refs(4, version="2"))
+    assert [len(index.members(unit)) for unit in first.units()] == [4]
 
 
 def test_an_image_that_is_gone_stays_listed_as_it_was(tmp_path: Path) -> None:

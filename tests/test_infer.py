@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import apache_beam as beam
 import numpy as np
 import pytest
+import tensorflow as tf
 from apache_beam import coders
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -84,6 +86,44 @@ def make_batches(run: VariantRun) -> Iterator[PixelBatch]:
 
 def note(scores: ScoreBatch) -> None:
     ORDER.append(f"scored {scores.number}")
+
+
+def test_models_are_kept_by_module_and_precision(
+    tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_cache", {})
+    first = runtime.load_models((tiny_run,))
+    assert runtime.load_models((tiny_run,)) is first
+    assert runtime.load_models((replace(tiny_run, module_sha256="0" * 64),)) is not first
+    assert runtime.load_models((replace(tiny_run, precision="fast"),)) is not first
+
+
+@pytest.mark.parametrize(("precision", "fast"), [("exact", False), ("fast", True)])
+def test_the_precision_is_set_before_the_first_call(tiny_run: VariantRun, precision: str, fast: bool) -> None:
+    runtime.set_precision((replace(tiny_run, precision=precision),))
+    assert tf.config.experimental.tensor_float_32_execution_enabled() is fast
+    options = tf.config.optimizer.get_experimental_options()
+    assert options.get("auto_mixed_precision_onednn_bfloat16", False) is fast
+    runtime.set_precision((tiny_run,))
+
+
+def test_one_batch_at_a_time_is_on_the_device() -> None:
+    running, most = [], []
+
+    def function(_: object) -> dict[str, object]:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return {}
+
+    models = runtime.Models({"v": modules.Module("", function, None, None, None, None)})
+    threads = [threading.Thread(target=models.score, args=("v", np.zeros((1, 2, 2, 3)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
 
 
 def test_batches_stay_in_order_and_are_not_held_back(tiny_run: VariantRun) -> None:

@@ -126,7 +126,7 @@ def test_one_empty_pattern_among_others_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("list.csv", b"uri\na\0b\n"), ("list.parquet", b"PAR1 and nothing more")]
+    ("name", "content"), [("list.csv", b"uri\n" + b"a" * 200_000), ("list.parquet", b"PAR1 and nothing more")]
 )
 def test_a_broken_manifest_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -150,3 +150,38 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over() -> None:
         with without_privileges(), pytest.raises(RunError, match=f"cannot list {closed}: Permission denied"):
             listed(root)
         closed.chmod(0o755)
+
+
+def test_a_glob_starts_in_the_folder_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos [2026]"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"")
+    monkeypatch.chdir(folder)
+    assert listed("*.jpg") == [str(folder / "a.jpg")]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_byte_order_mark_is_no_part_of_a_name(folder: Path, name: str) -> None:
+    header = "uri\n" if name == "list.csv" else ""
+    (folder / name).write_text(f"{header}b.jpg\n", encoding="utf-8-sig")
+    assert listed(folder / name) == [str(folder / "b.jpg")]
+
+
+@pytest.mark.parametrize("line", ["gs://bucket/a.jpg", "a\0b.jpg"])
+def test_a_manifest_of_what_cannot_be_read_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "list.txt").write_text(line)
+    with pytest.raises(UsageError, match=r"local files so far|holds a NUL"):
+        listed(tmp_path / "list.txt")
+
+
+def test_a_manifest_s_uris_must_be_strings(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": [b"a.jpg"]}), tmp_path / "list.parquet")
+    with pytest.raises(UsageError, match="holds no strings"):
+        listed(tmp_path / "list.parquet")
+
+
+def test_an_empty_pattern_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot read ''"):
+        listed("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -160,30 +161,54 @@ def test_a_batch_of_failures_alone_still_ends_the_unit(tmp_path: Path, unit_of, 
     assert (len(batch), batch.last, [failure.error for failure in batch.failures]) == (0, True, ["empty"])
 
 
-def test_a_unit_that_nobody_may_read_is_an_outage(
-    photographs: Path, unit_of, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "how_many", "message"),
+    [
+        ("permission_denied", 20, "no permission to read 20 of the 20 images of unit 0"),
+        ("unreadable", 5, "the store failed on 5 of the 20 images of unit 0"),
+    ],
+)
+def test_an_outage_is_no_failure_of_the_images(
+    photographs: Path,
+    unit_of,
+    tiny_run,
+    monkeypatch: pytest.MonkeyPatch,
+    error: str,
+    how_many: int,
+    message: str,
 ) -> None:
-    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
-    refuse(monkeypatch, how_many=3)
-    with pytest.raises(RunError, match="no permission to read any of the 3 images of unit 0"):
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:20])
+    refuse(monkeypatch, error, how_many)
+    with pytest.raises(RunError, match=message):
         list(prepare_unit(unit, "nowhere", (tiny_run,), 2))
 
 
-def test_one_image_that_nobody_may_read_is_a_failure(
-    photographs: Path, unit_of, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("images", "error", "how_many"),
+    [(20, "permission_denied", 19), (20, "unreadable", 4), (1, "permission_denied", 1), (1, "unreadable", 1)],
+)
+def test_some_images_that_cannot_be_read_are_failures(
+    photographs: Path,
+    unit_of,
+    tiny_run,
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+    error: str,
+    how_many: int,
 ) -> None:
-    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
-    refuse(monkeypatch, how_many=2)
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:images])
+    refuse(monkeypatch, error, how_many)
     batches = list(prepare_unit(unit, "nowhere", (tiny_run,), 3))
-    assert [failure.error for batch in batches for failure in batch.failures] == ["permission_denied"] * 2
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert [(failure.error, failure.attempts) for failure in failures] == [(error, 2)] * how_many
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, how_many: int) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, error: str, how_many: int) -> None:
     """Let the store refuse the first images; tests/test_storage.py shows that a file without permission does."""
 
     def fetch_many(refs: list[ImageRef], max_bytes: int) -> Iterator[Fetched]:
         for number, ref in enumerate(refs):
-            refusal = Fetched(ref, BadImage("permission_denied", "no permission to read it"), 0.0)
+            refusal = Fetched(ref, BadImage(error, "not now"), 0.0, attempts=2)
             yield refusal if number < how_many else fetch(ref, max_bytes)
 
     monkeypatch.setattr(prepare, "fetch_many", fetch_many)
@@ -203,7 +228,9 @@ def test_a_failure_says_at_which_step(tmp_path: Path, tiny_run: VariantRun) -> N
 
 def test_seconds_are_shared_among_the_variants(photographs: Path, unit_of, tiny_run, other_run) -> None:
     paths = sorted(photographs.glob("*.jpg"))[:2]
+    before = time.time()
     first, second = prepare_unit(unit_of(paths), "nowhere", (tiny_run, other_run), 4)
     assert first.seconds == second.seconds
+    assert before <= first.started <= time.time()
     assert first.seconds.decode > 0
     assert first.seconds.fetch > 0

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import listing
-from pipelines.run import default_batch_size, default_unit, reason_of
+from pipelines.run import default_batch_size, default_unit, exit_code, reason_of
 from tests import bad, dataset, photos, tiny
+from tests.records import footer, refs, unit
 from transforms import index
 from transforms.fingerprints import VariantRun
 from transforms.listing import list_images
@@ -90,7 +91,7 @@ def test_the_same_command_again_changes_nothing(run, out: Path) -> None:
     before = dataset.files(out)
     code, output, _ = run()
     assert code == 0
-    assert "done before" in output
+    assert "–" in output
     after = dataset.files(out)
     assert {name for name in after if name not in before} == {
         f"_runs/{name}" for name in os.listdir(out / "_runs")
@@ -373,9 +374,44 @@ def test_defaults_follow_the_variants(tiny_run: VariantRun) -> None:
     assert 64 <= default_unit(sized(480, 1000.0)) < default_unit(sized(480, 24.6)) < 4096
 
 
-def test_a_surprise_is_one_line_behind_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("failed", "ratio", "code"), [(1, 0.1, 0), (2, 0.1, 3), (0, 0.0, 0), (1, 0.0, 3), (10, 1.0, 0)]
+)
+def test_the_exit_code_is_3_above_the_ratio(
+    tiny_run: VariantRun, failed: int, ratio: float, code: int
+) -> None:
+    said = footer(tiny_run, unit(refs(10)), rows=10 - failed, failures=failed)
+    assert exit_code(ratio, {tiny_run.variant.name: [said]}) == code
+
+
+def test_a_runner_s_options_that_do_not_fit_are_one_line_before_anything_is_written(run, out: Path) -> None:
+    code, _, errors = run("--runner", "DataflowRunner")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "temp_location" in errors
+    assert not out.exists()
+
+
+def test_a_refused_run_leaves_the_index_as_it_was(run, pixelbeam, out: Path, folder: Path) -> None:
+    run()
+    shutil.copy(folder / "photo-00000.jpg", folder / "another.jpg")
+    assert run("--precision", "fast")[0] == 2
+    assert pixelbeam("verify", out)[0] == 0
+
+
+def test_a_dataset_with_many_failures_can_be_gone_on_with(run, out: Path, folder: Path) -> None:
+    assert run("--max-failure-ratio", "0", "--images-per-unit", "26")[0] == 3
+    assert run("--max-failure-ratio", "0")[0] == 3
+    shutil.copy(folder / "photo-00000.jpg", folder / "another.jpg")
+    code, _, errors = run("--max-failure-ratio", "0")
+    assert code == 3
+    assert "2 of 27 images of acme/tiny/classification/1 failed, more than --max-failure-ratio 0.0" in errors
+    dataset.assert_conserved(out)
+
+
+def test_a_surprise_comes_with_its_traceback() -> None:
     error = RuntimeError(
         "Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n"
     )
-    assert reason_of(error).startswith("the pipeline failed: KeyError: 'y'; what was committed stays")
-    assert "Traceback" in capsys.readouterr().err
+    *traceback, last = reason_of(error).splitlines()
+    assert traceback == ["Traceback (most recent call last):", "  File x", "KeyError: 'y'"]
+    assert last == "the pipeline failed, what was committed stays; run the same command again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import threading
@@ -80,8 +81,62 @@ def test_a_file_without_permission_says_so() -> None:
             assert reason(ref) == "permission_denied"
 
 
+def test_a_name_that_no_file_can_have_is_not_found() -> None:
+    ref = storage.reference("/a\0b.jpg")
+    assert ref.size is None
+    assert reason(ref) == "not_found"
+
+
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     assert reason(ImageRef(str(tmp_path), None, None)) == "not_a_file"
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert reason(storage.reference(str(tmp_path / "pipe.jpg"))) == "not_a_file"
+
+
+def test_a_size_that_is_not_the_listed_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    assert reason(ImageRef(str(tmp_path / "a.jpg"), 8, None)) == "changed"
+
+
+@pytest.mark.parametrize(("failing", "works"), [(2, True), (3, False)])
+def test_what_cannot_be_read_is_tried_three_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, works: bool
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"content")
+    opened = []
+
+    def fail_at_first(*arguments: object) -> int:
+        opened.append(arguments)
+        if len(opened) <= failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return os_open(*arguments)
+
+    os_open = os.open
+    waits = []
+    monkeypatch.setattr(os, "open", fail_at_first)
+    monkeypatch.setattr("time.sleep", waits.append)
+    fetched = storage.fetch(ImageRef(str(path), None, None), MAX_BYTES)
+    assert (fetched.content == b"content") == works
+    assert works or (fetched.content.error, fetched.content.message) == ("unreadable", "Input/output error")
+    assert fetched.attempts == 3
+    assert waits == [0.2, 0.4]
+
+
+def test_no_more_is_read_ahead_than_the_window(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    drawn = []
+
+    def refs() -> Iterator[ImageRef]:
+        for number in range(100):
+            drawn.append(number)
+            yield ImageRef(str(tmp_path / "a.jpg"), None, None)
+
+    next(storage.fetch_many(refs(), MAX_BYTES))
+    assert len(drawn) == 16
 
 
 def test_too_large_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +145,7 @@ def test_too_large_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
     listed = storage.reference(str(path))
     unlisted = ImageRef(str(path), None, None)
     assert reason(unlisted) == "too_many_bytes"
-    monkeypatch.delattr("builtins.open")
+    monkeypatch.delattr("os.open")
     assert reason(listed) == "too_many_bytes"
 
 
@@ -114,6 +169,34 @@ def test_commit_appears_once_and_whole(tmp_path: Path) -> None:
     assert not storage.commit(str(second), str(destination))
     assert destination.read_bytes() == b"first"
     assert storage.list_names(str(destination.parent)) == ["part.parquet"]
+
+
+def test_a_commit_survives_a_sweep_of_its_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local").write_bytes(b"content")
+    link, sweeps = os.link, []
+
+    def link_after_a_sweep(source: str, destination: str) -> None:
+        if not sweeps:
+            sweeps.append(source)
+            os.remove(source)
+        link(source, destination)
+
+    monkeypatch.setattr(os, "link", link_after_a_sweep)
+    assert storage.commit(str(tmp_path / "local"), str(tmp_path / "out" / "part"))
+    assert (tmp_path / "out" / "part").read_bytes() == b"content"
+    assert os.listdir(tmp_path / "out") == ["part"]
+
+
+def test_a_commit_is_on_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "local").write_bytes(b"content")
+    order = []
+    fsync, link = os.fsync, os.link
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("sync"), fsync(file))[1])
+    monkeypatch.setattr(os, "link", lambda *paths: (order.append("link"), link(*paths))[1])
+    storage.commit(str(tmp_path / "local"), str(tmp_path / "out" / "part"))
+    assert order == ["sync", "link", "sync"]
 
 
 def test_of_many_commits_at_once_one_wins(tmp_path: Path) -> None:

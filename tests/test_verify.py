@@ -60,6 +60,11 @@ def append_blank(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b" ")
 
 
+def truncate_failures(out: Path) -> None:
+    (path,) = (out / "_failures").glob("*/*.parquet")
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
 def same(footer: Footer) -> Footer:
     return footer
 
@@ -85,12 +90,12 @@ def test_a_whole_dataset_is_proven(out: Path, pixelbeam) -> None:
         code, output, _ = pixelbeam("verify", out, *options)
         assert code == 0
         assert output == (
-            "acme-tiny-classification-1: 24 rows + 1 failures of 25 images: every image accounted for\n"
+            "acme-tiny-classification-1: 24 rows + 1 failure of 25 images: every image accounted for\n"
         )
 
 
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a unit is missing": (lambda out: parts(out)[1].unlink(), "unit 1 is not done"),
+    "a unit is missing": (lambda out: parts(out)[1].unlink(), "1 of 3 units not done"),
     "a unit is there twice": (
         lambda out: shutil.copy(parts(out)[1], parts(out)[1].with_name("part-000001-aaaaaaaaaaaa.parquet")),
         "unit 1 has 2 rows files",
@@ -134,6 +139,18 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the failures are gone": (
         lambda out: shutil.rmtree(out / "_failures"),
         "is missing; delete the rows file, run again",
+    ),
+    "the failures are fewer": (
+        lambda out: truncate_failures(out),
+        "its failures file has 0 rows, not 1",
+    ),
+    "the failures are cut": (
+        lambda out: next((out / "_failures").glob("*/*.parquet")).write_bytes(b"PAR1"),
+        "its failures file has no rows, not 1",
+    ),
+    "a variant was begun and is not there": (
+        lambda out: shutil.rmtree(dataset.variants(out)[0]),
+        "3 of 3 units not done",
     ),
     "the failures are nowhere": (
         lambda out: rewrite(parts(out)[0], lambda footer: replace(footer, failures_file=None)),

@@ -67,14 +67,25 @@ def test_what_was_done_before_gives_its_receipt(dofn, tiny_run: VariantRun, tmp_
     receipt = Receipt(tiny_run.variant.name, 3, 7, 1, "path")
     done = ScoreBatch(tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), 0.0, receipt)
     assert feed(dofn, done) == [receipt]
-    assert tally.of_run(tmp_path.name).snapshot() == (0, 0, 8)
+    assert tally.of_run(str(tmp_path), tmp_path.name).snapshot() == (0, 0, 8)
     dofn.finish_bundle()
+
+
+def test_failures_of_earlier_runs_do_not_stop_this_one(tmp_path: Path, tiny_run: VariantRun) -> None:
+    dofn = WriteUnits(str(tmp_path), (tiny_run,), tmp_path.name, StopRule(30, 0.1))._dofn
+    before = Receipt(tiny_run.variant.name, 0, 0, 10, "path")
+    done = ScoreBatch(tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), 0.0, before)
+    (receipt,) = feed(dofn, *batches(tiny_run, unit(IMAGES, number=1), IMAGES[:7], IMAGES[7:]))
+    assert feed(dofn, done) == [before]
+    assert feed(dofn, done) == [before]
+    assert receipt.failures == 3
+    assert tally.of_run(str(tmp_path), tmp_path.name).committed(tiny_run.variant.name) == (20, 3)
 
 
 def test_the_tally_counts_each_image_once(dofn, tiny_run: VariantRun, tmp_path: Path) -> None:
     scores = batches(tiny_run, unit(IMAGES), IMAGES[:8], IMAGES[8:])
     feed(dofn, *scores)
-    counts = tally.of_run(tmp_path.name)
+    counts = tally.of_run(str(tmp_path), tmp_path.name)
     assert counts.snapshot() == (10, 2, 0)
     assert counts.committed(tiny_run.variant.name) == (10, 2)
 

@@ -13,7 +13,8 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import storage
+from transforms import index, storage
+from transforms.errors import RunError
 from transforms.fingerprints import VariantRun, add_hash_sums, uri_hash_sum
 from transforms.records import Failure, Receipt, ScoreBatch, StepSeconds, Target
 from transforms.tables import (
@@ -34,11 +35,17 @@ EMPTY_HASH_SUM = uri_hash_sum(())
 
 
 def committed(output: str, run: VariantRun, target: Target) -> Receipt | None:
-    """The receipt of a target that is done already; None where it is not."""
+    """The receipt of a target that is done already; None where it is not.
+
+    A rows file whose failures file is gone, which takes a person or a race of two runs, is done anew.
+    """
     path = rows_path(run, target)
     if not storage.exists(os.path.join(output, path)):
         return None
     footer = read_footer(os.path.join(output, path))
+    if footer.failures_file and not storage.exists(os.path.join(output, footer.failures_file)):
+        storage.delete(os.path.join(output, path))
+        return None
     return Receipt(target.variant, target.unit.number, footer.rows, footer.failures, path)
 
 
@@ -102,6 +109,10 @@ class TargetWriter:
             raise RuntimeError(
                 f"unit {unit.number} lists {unit.n_images} images, but {self._rows} rows and "
                 f"{len(self._failures)} failures came"
+            )
+        if not index.holds(self._output, unit):
+            raise RunError(
+                f"an image of unit {unit.number} changed and another run lists it anew; run the same command again"
             )
         self._write_pending()
         path = rows_path(self._run, self._target)

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tempfile
 import time
 import uuid
@@ -26,6 +27,7 @@ SCHEMA = pa.schema(
     [pa.field("uri", pa.string(), nullable=False), ("size", pa.int64()), ("version", pa.string())]
 )
 FOOTER_KEY = b"pixelbeam"
+SNAPSHOT_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-[0-9a-f]{6}$")
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ class Index:
     Attributes:
         directory: Where the index lies.
         snapshot: Name of the snapshot.
-        parent: Name of the one that it was made from, or None.
+        ancestors: Names of those that it was made from, the oldest first.
         parts: In the order of their units.
     """
 
     directory: str
     snapshot: str
-    parent: str | None
+    ancestors: tuple[str, ...]
     parts: tuple[Part, ...]
 
     @property
@@ -163,7 +165,8 @@ def _next_snapshot(
     changes = Changes(compared.new, len(compared.changed), compared.duplicates)
     if current and not added and not compared.changed:
         return current, changes
-    return Index(directory, snapshot, current.snapshot if current else None, (*kept, *added)), changes
+    ancestors = (*current.ancestors, current.snapshot) if current else ()
+    return Index(directory, snapshot, ancestors, (*kept, *added)), changes
 
 
 def _make_current(index: Index, token: str | None) -> bool:
@@ -173,6 +176,14 @@ def _make_current(index: Index, token: str | None) -> bool:
         return False
     _sweep_abandoned(index)
     return True
+
+
+def holds(output: str, unit: Unit) -> bool:
+    """Whether the current index still has the unit as it is; another launcher may have found an image changed."""
+    current = read(output)
+    if current is None or unit.index_part in current.part_paths():
+        return True
+    return any(other.number == unit.number and other.members == unit.members for other in current.units())
 
 
 def check_parts(index: Index) -> list[str]:
@@ -294,7 +305,7 @@ def _read_current(directory: str) -> tuple[Index | None, str | None]:
     try:
         fields = json.loads(content)
         parts = tuple(Part(**part) for part in fields["parts"])
-        return Index(directory, fields["snapshot"], fields["parent"], parts), token
+        return Index(directory, fields["snapshot"], tuple(fields["ancestors"]), parts), token
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not an index ({error}); give another --output") from error
 
@@ -302,7 +313,7 @@ def _read_current(directory: str) -> tuple[Index | None, str | None]:
 def _to_json(index: Index) -> bytes:
     fields = {
         "snapshot": index.snapshot,
-        "parent": index.parent,
+        "ancestors": index.ancestors,
         "images": index.n_images,
         "units": index.n_units,
         "parts": [asdict(part) for part in index.parts],
@@ -311,9 +322,12 @@ def _to_json(index: Index) -> bytes:
 
 
 def _sweep_abandoned(index: Index) -> None:
-    """Remove what interrupted listings left; a listing younger than a day may be running elsewhere."""
-    used = {part.path.split("/")[0] for part in index.parts}
+    """Remove what interrupted listings left; a listing younger than a day may be running elsewhere.
+
+    What was current once stays: a run that began with it may be going on.
+    """
+    known = {index.snapshot, *index.ancestors}
     oldest = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime(time.time() - ABANDONED_AFTER_SECONDS))
     for name in list_names(index.directory):
-        if name != "CURRENT.json" and name not in used and name < oldest:
+        if SNAPSHOT_NAME.match(name) and name not in known and name < oldest:
             delete(os.path.join(index.directory, name))

@@ -56,9 +56,14 @@ def list_images(patterns: Sequence[str], counts: ListingCounts) -> Iterator[Imag
             raise UsageError(f"no images in {pattern!r}: {_why_empty(pattern, counts)}")
 
 
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Raise UsageError for a pattern that cannot name anything; looks at names only, lists nothing."""
+    for pattern in patterns:
+        _paths(pattern, ListingCounts())
+
+
 def _paths(pattern: str, counts: ListingCounts) -> Iterator[str]:
-    if "://" in pattern:
-        raise UsageError(f"cannot read {pattern!r}: inputs are local files so far; give a path")
+    _check_local(pattern)
     path = os.path.abspath(pattern)
     if os.path.isdir(path):
         return _directory(path, counts)
@@ -66,8 +71,16 @@ def _paths(pattern: str, counts: ListingCounts) -> Iterator[str]:
         manifest = MANIFESTS.get(os.path.splitext(path)[1].lower())
         return _manifest(path, manifest) if manifest else iter([path])
     if glob.has_magic(pattern):
-        return (name for name in sorted(glob.iglob(path, recursive=True)) if os.path.isfile(name))
+        absolute = os.path.join(glob.escape(os.getcwd()), pattern)
+        return (name for name in sorted(glob.iglob(absolute, recursive=True)) if os.path.isfile(name))
     raise UsageError(f"no such file or directory: {pattern!r}; check --input")
+
+
+def _check_local(name: str) -> None:
+    if not name or "://" in name:
+        raise UsageError(f"cannot read {name!r}: inputs are local files so far; give a path")
+    if "\0" in name:
+        raise UsageError(f"{name[:40]!r} holds a NUL, which no path does; write the manifest as UTF-8 text")
 
 
 def _directory(root: str, counts: ListingCounts) -> Iterator[str]:
@@ -94,13 +107,15 @@ def _cannot_list(error: OSError) -> None:
 def _manifest(path: str, read: Callable[[str], Iterator[str]]) -> Iterator[str]:
     folder = os.path.dirname(path)
     try:
-        yield from (os.path.join(folder, line) for line in read(path) if line)
-    except (csv.Error, pa.ArrowInvalid) as error:
+        for line in filter(None, read(path)):
+            _check_local(line)
+            yield os.path.join(folder, line)
+    except (OSError, csv.Error, pa.ArrowInvalid) as error:
         raise UsageError(f"manifest {path} cannot be read: {error}") from error
 
 
 def _text_lines(path: str) -> Iterator[str]:
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for line in file:
             yield line.rstrip("\r\n")
 
@@ -117,6 +132,8 @@ def _parquet_uris(path: str) -> Iterator[str]:
     with open_file(path) as file:
         table = pq.ParquetFile(file)
         _check_uri_column(path, table.schema_arrow.names)
+        if not pa.types.is_string(table.schema_arrow.field("uri").type):
+            raise UsageError(f"manifest {path}: column 'uri' holds no strings; write it as strings")
         for batch in table.iter_batches(columns=["uri"]):
             yield from (uri or "" for uri in batch.column(0).to_pylist())
 

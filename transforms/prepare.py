@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ from transforms.records import (
     Unit,
 )
 from transforms.resize import resize
-from transforms.storage import Fetched, fetch_many
+from transforms.storage import PASSING_ERROR, Fetched, fetch_many
+
+OUTAGE_MIN_IMAGES = 16
+OUTAGE_RATIO = 0.2
 
 
 class Prepare(beam.PTransform):
@@ -65,7 +69,8 @@ def prepare_unit(
         batch_size: Images a batch; only a unit's last one is smaller. As many again are prepared ahead.
 
     Raises:
-        RunError: Every image was refused for want of permission, which is an outage and no failure of theirs.
+        RunError: Every image was refused for want of permission, or over 20 % could not be read: an outage, and
+            no failure of theirs.
     """
     missing = []
     for run in runs:
@@ -99,7 +104,8 @@ def prepare_image(fetched: Fetched, runs: tuple[VariantRun, ...]) -> PreparedIma
     seconds = StepSeconds(fetch=fetched.seconds)
     if isinstance(fetched.content, BadImage):
         reason = fetched.content
-        return PreparedImage(Failure(fetched.ref, "fetch", reason.error, reason.message), {}, seconds)
+        failure = Failure(fetched.ref, "fetch", reason.error, reason.message, fetched.attempts)
+        return PreparedImage(failure, {}, seconds)
     started = time.perf_counter()
     pixels: dict[str, FloatArray] = {}
     outcome: ImageInfo | Failure
@@ -123,11 +129,7 @@ def _prepare_missing(unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) 
         if gathering.full:
             yield from gathering.take(last=False)
         gathering.add(image)
-    if gathering.refused == unit.n_images > 0:
-        raise RunError(
-            f"no permission to read any of the {unit.n_images:,} images of unit {unit.number}; "
-            "mend the permissions and run the same command again"
-        )
+    gathering.check_outage(unit)
     yield from gathering.take(last=True)
 
 
@@ -139,7 +141,7 @@ class _Gathering:
         self._batch_size = batch_size
         self._number = 0
         self._started = time.time()
-        self.refused = 0
+        self._fetch_errors: Counter[str] = Counter()
         self._start()
 
     def _start(self) -> None:
@@ -159,11 +161,23 @@ class _Gathering:
         self._seconds += image.seconds
         if isinstance(image.outcome, Failure):
             self._failures.append(image.outcome)
-            self.refused += image.outcome.error == "permission_denied"
+            self._fetch_errors[image.outcome.error] += image.outcome.step == "fetch"
             return
         for run, batch in self._pixels.items():
             batch[len(self._infos)] = image.pixels[run.variant.name]
         self._infos.append(image.outcome)
+
+    def check_outage(self, unit: Unit) -> None:
+        """Raise RunError where the store failed rather than the images; a few images cannot tell."""
+        refused, passing = self._fetch_errors["permission_denied"], self._fetch_errors[PASSING_ERROR]
+        if unit.n_images < OUTAGE_MIN_IMAGES:
+            return
+        if refused == unit.n_images or passing > OUTAGE_RATIO * unit.n_images:
+            what = "no permission to read" if refused else "the store failed on"
+            raise RunError(
+                f"{what} {max(refused, passing):,} of the {unit.n_images:,} images of unit {unit.number}, which is "
+                "left for later; mend the storage and run the same command again"
+            )
 
     def take(self, last: bool) -> Iterator[PixelBatch]:
         """One batch for each variant; then the next one is begun."""

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,11 @@ from transforms.records import ImageRef
 READ_THREADS = 4
 READ_AHEAD_IMAGES = 16
 
+ATTEMPTS = 3
+FIRST_WAIT_SECONDS = 0.2
+PASSING_ERROR = "unreadable"
+"""What a disk or a network file system says when it may do better a moment later."""
+
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
@@ -29,12 +35,14 @@ class Fetched:
     Attributes:
         ref: The image as listed.
         content: The bytes, or the reason.
-        seconds: How long the read took.
+        seconds: How long the reads took, waits included.
+        attempts: How often it was tried.
     """
 
     ref: ImageRef
     content: bytes | BadImage
     seconds: float
+    attempts: int
 
 
 def version_of(status: os.stat_result) -> str:
@@ -46,7 +54,7 @@ def reference(uri: str) -> ImageRef:
     """The image at `uri` as it is now; size and version are None where there is no such file."""
     try:
         status = os.stat(uri)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return ImageRef(uri, None, None)
     return ImageRef(uri, status.st_size, version_of(status))
 
@@ -57,38 +65,53 @@ def fetch_many(refs: Iterable[ImageRef], max_bytes: int) -> Iterator[Fetched]:
 
 
 def fetch(ref: ImageRef, max_bytes: int) -> Fetched:
-    """One image's bytes; a file that is not as it was listed is refused."""
+    """One image's bytes; a file that is not as it was listed is refused, one that cannot be read is tried again."""
     started = time.perf_counter()
-    content: bytes | BadImage
+    attempts = 1
+    content = _content_or_reason(ref, max_bytes)
+    while isinstance(content, BadImage) and content.error == PASSING_ERROR and attempts < ATTEMPTS:
+        time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempts - 1))
+        attempts += 1
+        content = _content_or_reason(ref, max_bytes)
+    return Fetched(ref, content, time.perf_counter() - started, attempts)
+
+
+def _content_or_reason(ref: ImageRef, max_bytes: int) -> bytes | BadImage:
     try:
-        content = _read_as_listed(ref, max_bytes)
+        return _read_as_listed(ref, max_bytes)
     except BadImage as reason:
-        content = reason
-    return Fetched(ref, content, time.perf_counter() - started)
+        return reason
 
 
 def _read_as_listed(ref: ImageRef, max_bytes: int) -> bytes:
     if ref.size is not None and ref.size > max_bytes:
         raise BadImage("too_many_bytes", f"{ref.size:,} bytes; the limit is {max_bytes:,}")
     try:
-        with open(ref.uri, "rb") as file:
+        with open(ref.uri, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImage("not_a_file", "it is a pipe or a device")
             if ref.version is not None and version_of(status) != ref.version:
                 raise BadImage("changed", "changed since listing; run again to do it as it is now")
             content = file.read(max_bytes + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         raise BadImage("not_found", "no such file") from None
     except PermissionError:
         raise BadImage("permission_denied", "no permission to read it") from None
     except IsADirectoryError:
         raise BadImage("not_a_file", "it is a directory") from None
     except OSError as error:
-        raise BadImage("unreadable", error.strerror or type(error).__name__) from error
+        raise BadImage(PASSING_ERROR, error.strerror or type(error).__name__) from error
     if len(content) > max_bytes:
         raise BadImage("too_many_bytes", f"more than the limit of {max_bytes:,} bytes")
     if ref.size is not None and len(content) != ref.size:
         raise BadImage("changed", f"{len(content):,} bytes came, {ref.size:,} were listed")
     return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # A named pipe would be waited for.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @cache
@@ -126,7 +149,7 @@ def delete(path: str) -> None:
 
 
 def commit(local_path: str, destination: str) -> bool:
-    """Make `destination` appear at once, whole, with the content of `local_path`.
+    """Make `destination` appear at once, whole, with the content of `local_path`, and last through a power cut.
 
     May run twice, in two processes at once: the first wins, and it is one and the same file that both
     wanted to write.
@@ -136,18 +159,37 @@ def commit(local_path: str, destination: str) -> bool:
     """
     directory, name = os.path.split(destination)
     os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex[:8]}")
+    while True:
+        temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex[:8]}")
+        try:
+            _copy_to_disk(local_path, temporary)
+            os.link(temporary, destination)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            # Another process that is done with this unit took the temporary file for a dead one's.
+            if exists(destination):
+                return False
+        else:
+            _sync_directory(directory)
+            return True
+        finally:
+            delete(temporary)
+
+
+def _copy_to_disk(source_path: str, target_path: str) -> None:
+    with open(source_path, "rb") as source, open(target_path, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _sync_directory(directory: str) -> None:
+    opened = os.open(directory, os.O_RDONLY)
     try:
-        with open(local_path, "rb") as source, open(temporary, "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
-        os.link(temporary, destination)
-    except FileExistsError:
-        return False
+        os.fsync(opened)
     finally:
-        delete(temporary)
-    return True
+        os.close(opened)
 
 
 def read_versioned(path: str) -> tuple[bytes | None, str | None]:

@@ -27,7 +27,10 @@ class StopRule:
     max_failure_ratio: float
 
     def check(self, counts: tally.Tally, variant: str) -> None:
-        """Raise RunError where too many of the variant's images have failed and some are still to be done."""
+        """Raise RunError where too many of the variant's images failed in this run and some are still to be done.
+
+        What failed in earlier runs does not count, so that a dataset can be gone on with.
+        """
         done, failed = counts.committed(variant)
         if done < self.n_images and failed > self.max_failure_ratio * self.n_images:
             raise RunError(
@@ -71,11 +74,10 @@ class _WriteUnits(beam.DoFn):
         self._abandon_open()
 
     def process(self, batch: ScoreBatch) -> Iterator[Receipt]:
-        counts = tally.of_run(self._run_id)
+        counts = tally.of_run(self._output, self._run_id)
         variant = batch.target.variant
         if batch.receipt:
             counts.add_passed_over(batch.receipt)
-            self._stop_rule.check(counts, variant)
             yield batch.receipt
             return
         if batch.number == 0 and variant not in self._open:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
+from pipelines.config import check_at_least_one
 from pipelines.listing import MAX_IMAGES_PER_UNIT, check_output, list_work
 
 
 def main(inputs: tuple[str, ...], output: str, images_per_unit: int | None, limit: int | None) -> int:
     """Bring the output's index up to date; returns 0."""
-    output = os.path.abspath(output)
+    check_at_least_one("--images-per-unit", images_per_unit)
+    check_at_least_one("--limit", limit)
     check_output(output)
+    output = os.path.abspath(output)
     work = list_work(inputs, output, images_per_unit or MAX_IMAGES_PER_UNIT, limit)
     print(os.path.join(output, "_index", work.snapshot))
     return 0

@@ -20,18 +20,8 @@ def main(as_json: bool) -> int:
             )
         )
         return 0
-    table = Table(title="variants; either spelling of a name will do")
-    for column in (
-        "name",
-        "directory",
-        "format",
-        "size",
-        "resize",
-        "gives",
-        "params M",
-        "mult-adds G",
-        "top-1 %",
-    ):
+    table = Table(title="variants: both spellings of a name will do", show_lines=True)
+    for column in ("variant", "format", "size", "resize", "gives", "params M", "mult-adds G", "top-1 %"):
         table.add_column(column, overflow="fold")
     for variant in catalogue():
         table.add_row(*_cells(variant))

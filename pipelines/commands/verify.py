@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from pipelines.progress import stdout
+from pipelines.progress import counted, stdout
 from transforms import index, storage
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import add_hash_sums
@@ -55,22 +56,33 @@ def main(output: str, deep: bool) -> int:
     work = index.read(output)
     if work is None:
         raise UsageError(f"{output} holds no index (_index/CURRENT.json); give an output of `pixelbeam run`")
-    names = storage.list_names(output, "variant=")
-    if not names:
+    directories = sorted({*present(output), *asked_for(output)})
+    if not directories:
         raise UsageError(
             f"{output} holds no variant; let `pixelbeam run --output {output}` come to its end first"
         )
     console = stdout()
     wrong = [Wrong("_index", line) for line in index.check_parts(work)]
     if not wrong:
-        for name in names:
-            directory = name.removeprefix("variant=")
+        for directory in directories:
             checked = check_variant(output, directory, work, deep)
             wrong += checked.wrong
             _print_variant(console, directory, work, checked)
     if wrong:
         _print_wrong(console, wrong)
     return EXIT_WRONG if wrong else 0
+
+
+def present(output: str) -> list[str]:
+    """Directory names of the variants that the output holds."""
+    return [name.removeprefix("variant=") for name in storage.list_names(output, "variant=")]
+
+
+def asked_for(output: str) -> Iterator[str]:
+    """Directory names of the variants that any run was to do, also of one that died before its first file."""
+    for name in storage.list_names(os.path.join(output, "_runs")):
+        with storage.open_file(os.path.join(output, "_runs", name)) as file:
+            yield from (each["directory"] for each in json.load(file)["variants"])
 
 
 @dataclass
@@ -99,19 +111,23 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
     by_unit: dict[int, list[str]] = defaultdict(list)
     for name, footer in checked.footers.items():
         by_unit[footer.unit].append(name)
+    missing = 0
     for unit in work.units():
         files = by_unit.pop(unit.number, [])
+        missing += not files
         if len(files) == 1:
             footer = checked.footers[files[0]]
             path = os.path.join(output, folder, files[0])
-            problems = itertools.chain(
-                _check_footer(output, path, footer, unit),
-                _check_rows(output, path, footer, unit) if deep else (),
-            )
+            problems = list(_check_footer(output, path, footer, unit))
+            if deep and not problems:
+                problems += _check_rows(output, path, footer, unit)
             checked.wrong += [Wrong(f"{folder}/{files[0]}", problem) for problem in problems]
-        else:
-            what = "is not done" if not files else f"has {len(files)} rows files: {', '.join(files)}"
-            checked.wrong.append(Wrong(folder, f"unit {unit.number} {what}; run the same command again"))
+        elif files:
+            what = f"unit {unit.number} has {len(files)} rows files: {', '.join(files)}; run the same command again"
+            checked.wrong.append(Wrong(folder, what))
+    if missing:
+        what = f"{missing:,} of {counted(work.n_units, 'unit')} not done; run the same command again"
+        checked.wrong.append(Wrong(folder, what))
     checked.wrong += [
         Wrong(f"{folder}/{name}", "belongs to no unit of the index")
         for files in by_unit.values()
@@ -148,18 +164,22 @@ def _check_footer(output: str, path: str, footer: Footer, unit: Unit) -> Iterato
         if not storage.exists(failures):
             yield f"its failures file {footer.failures_file} is missing; delete the rows file, run again"
         elif (count := _row_count(failures)) != footer.failures:
-            yield f"its failures file has {count} rows, not {footer.failures}"
+            yield f"its failures file has {'no' if count is None else count} rows, not {footer.failures}"
     elif footer.failures:
         yield f"it names no file for its {footer.failures} failures"
 
 
-def _row_count(path: str) -> int:
-    with storage.open_file(path) as file:
-        return int(pq.read_metadata(file).num_rows)
+def _row_count(path: str) -> int | None:
+    """Rows of a Parquet file; None where it is none."""
+    try:
+        with storage.open_file(path) as file:
+            return int(pq.read_metadata(file).num_rows)
+    except pa.ArrowInvalid:
+        return None
 
 
 def _check_rows(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[str]:
-    """What the rows and failures themselves say."""
+    """What the rows and failures of a unit say, whose footer is in order."""
     with storage.open_file(path) as file:
         rows = pq.ParquetFile(file).read()
     done = rows.column("uri").to_pylist()
@@ -195,8 +215,8 @@ def _print_variant(console: Console, directory: str, work: Index, checked: Check
     failures = sum(footer.failures for footer in footers)
     verdict = f"{len(checked.wrong):,} wrong" if checked.wrong else "every image accounted for"
     weights = ", RANDOM WEIGHTS" if any(footer.random_weights for footer in footers) else ""
-    line = f"{rows:,} rows + {failures:,} failures of {work.n_images:,} images"
-    console.print(f"{directory}{weights}: {line}: {verdict}", highlight=False, soft_wrap=True)
+    line = f"{counted(rows, 'row')} + {counted(failures, 'failure')} of {counted(work.n_images, 'image')}"
+    console.print(f"{directory}{weights}: {line}: {verdict}", highlight=False, markup=False, soft_wrap=True)
     for path in checked.rubbish:
         console.print(
             f"  no part of the dataset, swept by the next run: {path}", highlight=False, soft_wrap=True
@@ -208,5 +228,5 @@ def _print_wrong(console: Console, wrong: list[Wrong]) -> None:
     for column in ("where", "what"):
         table.add_column(column, overflow="fold")
     for each in wrong:
-        table.add_row(each.where, each.what)
+        table.add_row(escape(each.where), escape(each.what))
     console.print(table)
