@@ -1,4 +1,4 @@
-# Python 3.11 or newer makes .venv; everything after that runs inside it.
+# Python 3.11 to 3.13 makes .venv; everything after that runs inside it.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 TYPED := pipelines transforms $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))

@@ -86,7 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = _Parser(prog="pixelbeam", description="Run image models over a whole bucket; lose no image.")
+    parser = _Parser(prog="pixelbeam", description="Run image models over all images of a folder; lose none.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_run(commands.add_parser("run", help="score images with one or more variants", epilog=RUN_EPILOG))
     index = commands.add_parser("index", help="only list the images and cut them into units")

@@ -106,6 +106,8 @@ def _describe(path: str, variant: Variant) -> modules.Description:
 
 
 def _resolve(variant: Variant) -> str:
+    if "://" not in variant.handle:
+        raise RunError(f"{variant.name}: no module at {variant.handle}; correct its handle")
     with warnings.catch_warnings():
         # tensorflow-hub 0.16.1 imports pkg_resources, whose warning nobody here can act on.
         warnings.simplefilter("ignore")

@@ -154,6 +154,13 @@ def test_a_module_that_changed_is_checked_and_described_anew(tmp_path: Path) -> 
         model_dir.kept(variant, str(tmp_path / "models"))
 
 
+def test_a_module_of_one_s_own_that_is_not_there_is_one_clear_line(tmp_path: Path, pixelbeam) -> None:
+    toml, variant = variant_at(tmp_path / "mine", "elsewhere")
+    code, _, errors = pixelbeam("pull", "--variant", toml, "--model-dir", tmp_path / "models")
+    assert code == 1
+    assert errors == f"pixelbeam: {variant.name}: no module at {variant.handle}; correct its handle\n"
+
+
 def test_class_names_that_do_not_fit_are_refused(
     tmp_path: Path, pixelbeam, photographs: Path, tiny_toml: str
 ) -> None:

@@ -193,21 +193,27 @@ def digest(path: str) -> str:
     """SHA-256 of a module directory, of its files' relative paths and bytes in sorted order; 64 hex digits.
 
     Raises:
-        RunError: There is no file in it.
+        RunError: There is no file in it, or one cannot be read.
     """
-    files = sorted(
-        os.path.join(folder, name) for folder, _, names in tf.io.gfile.walk(path) for name in names
-    )
+    try:
+        files = sorted(
+            os.path.join(folder, name) for folder, _, names in tf.io.gfile.walk(path) for name in names
+        )
+        contents = [(os.path.relpath(file, path), _content_digest(file)) for file in files]
+    except tf.errors.OpError as error:
+        raise RunError(f"{path}: cannot be read: {first_line(error)}") from error
     if not files:
         raise RunError(f"{path}: holds no files; pull the module again")
-    whole = hashlib.sha256()
-    for file in files:
-        content = hashlib.sha256()
-        with tf.io.gfile.GFile(file, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                content.update(chunk)
-        whole.update(f"{os.path.relpath(file, path)}\0{content.hexdigest()}\n".encode())
-    return whole.hexdigest()
+    lines = "".join(f"{name}\0{content}\n" for name, content in contents)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _content_digest(file: str) -> str:
+    content = hashlib.sha256()
+    with tf.io.gfile.GFile(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            content.update(chunk)
+    return content.hexdigest()
 
 
 def _widths(path: str, variant: Variant, function: Callable[[Any], dict[str, Any]]) -> dict[str, int]:
