@@ -102,6 +102,26 @@ def test_help_loads_neither_beam_nor_tensorflow() -> None:
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--variant", "google/efficientnet/b0/clasification/1"],
+        ["--batch-size", "0"],
+        ["--input", "nowhere"],
+        ["--output", __file__],
+    ],
+)
+def test_a_mistake_is_told_before_tensorflow_is_loaded(tmp_path: Path, wrong: list[str]) -> None:
+    program = (
+        "import sys; from pipelines import cli; print(cli.main(sys.argv[1:]), 'tensorflow' in sys.modules)"
+    )
+    (tmp_path / "photos").mkdir()
+    command = [sys.executable, "-c", program, *RUN, *wrong]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "2 False\n"
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "module", ["transforms.listing", "transforms.index", "transforms.tables", "transforms.variants"]
 )
 def test_plain_modules_load_neither_beam_nor_tensorflow(module: str) -> None:
