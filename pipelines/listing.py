@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 
 from pipelines import progress
-from transforms import index
+from transforms import index, snapshots
 from transforms.errors import UsageError
 from transforms.index import Index
 from transforms.listing import ListingCounts, list_images
@@ -38,6 +38,6 @@ def list_work(inputs: tuple[str, ...], output: str, images_per_unit: int, limit:
         counts.listed = counts.ignored = 0
         return itertools.islice(list_images(inputs, counts), limit)
 
-    work, changes = index.update(output, listed, images_per_unit)
+    work, changes = snapshots.update(output, listed, images_per_unit)
     progress.print_listing(work, changes, counts)
     return work

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from transforms.fingerprints import VariantRun
-from transforms.index import Changes, Index
+from transforms.index import Index
 from transforms.listing import ListingCounts
 from transforms.records import StepSeconds
+from transforms.snapshots import Changes
 from transforms.tables import Footer, failures_directory, rows_directory
 from transforms.tally import Tally
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transforms import images, index, prepare
+from transforms import images, prepare, snapshots
 from transforms.commit import TargetWriter
 from transforms.errors import BadImage, RunError
 from transforms.fingerprints import VariantRun
@@ -31,7 +31,7 @@ def unit_of(tmp_path: Path):
 
     def make(paths: list[Path], output: Path = tmp_path / "out") -> Unit:
         refs = [reference(str(path)) for path in paths]
-        work, _ = index.update(str(output), lambda: refs, len(refs))
+        work, _ = snapshots.update(str(output), lambda: refs, len(refs))
         return next(work.units())
 
     return make
@@ -126,7 +126,7 @@ def test_every_image_has_one_outcome(
         paths.append(folder / f"{number:02d}.jpg")
         paths[-1].write_bytes(content[kind])
     refs = [reference(str(path)) for path in paths]
-    work, _ = index.update(str(folder / "out"), lambda: refs, max(1, len(refs)))
+    work, _ = snapshots.update(str(folder / "out"), lambda: refs, max(1, len(refs)))
     for path, kind in zip(paths, pattern, strict=True):
         if kind == "gone":
             path.unlink()

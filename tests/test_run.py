@@ -15,7 +15,7 @@ from pipelines import listing
 from pipelines.run import default_batch_size, default_unit, exit_code, reason_of
 from tests import bad, dataset, photos, tiny
 from tests.records import footer, refs, unit
-from transforms import index
+from transforms import index, snapshots
 from transforms.fingerprints import VariantRun
 from transforms.listing import list_images
 
@@ -341,7 +341,7 @@ def test_500_images_of_which_60_are_bad_in_12_ways(
     assert (len(broken), len(bad.REASONS)) == (60, 12)
     (tmp_path / "other").mkdir()
     other = tiny.write_variant(str(tmp_path / "other"), seed=1, resize="squash_bilinear", name="acme/other/1")
-    update = index.update
+    update = snapshots.update
 
     def update_and_strike(*arguments):
         result = update(*arguments)
@@ -349,7 +349,7 @@ def test_500_images_of_which_60_are_bad_in_12_ways(
             bad.strike(Path(path))
         return result
 
-    monkeypatch.setattr(index, "update", update_and_strike)
+    monkeypatch.setattr(snapshots, "update", update_and_strike)
     options = ["--images-per-unit", 64, "--batch-size", 16, "--max-failure-ratio", 0.2]
     arguments = ["run", "--input", folder, "--output", out, "--variant", tiny_toml, other]
     assert pixelbeam(*arguments, *options)[0] == 0

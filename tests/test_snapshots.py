@@ -1,0 +1,174 @@
+"""Units, appending, changed images, two listings at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.records import refs
+from transforms import index, snapshots
+from transforms.index import Index
+from transforms.records import ImageRef
+from transforms.snapshots import Changes
+
+
+def update(output: Path, listed: Iterable[ImageRef], images_per_unit: int = 4) -> tuple[Index, Changes]:
+    return snapshots.update(str(output), lambda: listed, images_per_unit)
+
+
+def members(work: Index) -> list[list[ImageRef]]:
+    return [index.members(unit) for unit in work.units()]
+
+
+def test_a_listing_is_cut_into_units_sorted_within_a_part(tmp_path: Path) -> None:
+    work, changes = update(tmp_path, reversed(refs(10)))
+    assert members(work) == [refs(10)[:4], refs(10)[4:8], refs(10)[8:]]
+    assert changes == Changes(new=10, changed=0, duplicates=0)
+    assert [unit.number for unit in work.units()] == [0, 1, 2]
+    assert (work.n_images, work.n_units) == (10, 3)
+    assert index.read(str(tmp_path)) == work
+
+
+def test_parts_have_a_row_group_a_unit_and_no_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "UNITS_PER_PART", 2)
+    work, _ = update(tmp_path, refs(11), images_per_unit=2)
+    assert [part.units for part in work.parts] == [2, 2, 2]
+    assert [unit.number for unit in work.units()] == list(range(6))
+    for path in work.part_paths():
+        metadata = pq.read_metadata(path)
+        assert metadata.num_row_groups == 2
+        assert not metadata.row_group(0).column(0).is_stats_set
+    assert [ref for unit in members(work) for ref in unit] == refs(11)
+
+
+def test_of_equal_uris_the_first_counts(tmp_path: Path) -> None:
+    work, changes = update(tmp_path, [*refs(3), *refs(2, version="2")])
+    assert members(work) == [refs(3)]
+    assert changes.duplicates == 2
+
+
+def test_the_same_listing_again_changes_nothing(tmp_path: Path) -> None:
+    first, _ = update(tmp_path, refs(10))
+    before = (tmp_path / "_index" / "CURRENT.json").read_bytes()
+    second, changes = update(tmp_path, refs(10), images_per_unit=7)
+    assert second == first
+    assert changes == Changes(0, 0, 0)
+    assert (tmp_path / "_index" / "CURRENT.json").read_bytes() == before
+    assert len(os.listdir(tmp_path / "_index")) == 2
+
+
+def test_new_images_become_new_units_and_old_parts_stay(tmp_path: Path) -> None:
+    first, _ = update(tmp_path, refs(6))
+    second, changes = update(tmp_path, refs(9), images_per_unit=2)
+    assert second.parts[:1] == first.parts
+    assert second.ancestors == (first.snapshot,)
+    assert members(second) == [refs(9)[:4], refs(9)[4:6], refs(9)[6:8], refs(9)[8:]]
+    assert changes.new == 3
+
+
+def test_a_changed_image_stays_in_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "UNITS_PER_PART", 1)
+    first, _ = update(tmp_path, refs(8))
+    changed = [ImageRef(ref.uri, 99, "2") if number == 5 else ref for number, ref in enumerate(refs(8))]
+    second, changes = update(tmp_path, changed)
+    assert changes == Changes(new=0, changed=1, duplicates=0)
+    assert second.parts[0] == first.parts[0]
+    assert members(second) == [changed[:4], changed[4:]]
+    before, after = (list(work.units()) for work in (first, second))
+    assert before[0].members == after[0].members
+    assert before[1].members != after[1].members
+    assert before[1].uri_hash_sum == after[1].uri_hash_sum
+
+
+def test_unit_numbers_never_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "UNITS_PER_PART", 1)
+    update(tmp_path, refs(8))
+    changed = [ImageRef(ref.uri, 99, "2") if number == 1 else ref for number, ref in enumerate(refs(12))]
+    work, changes = update(tmp_path, changed)
+    assert changes == Changes(new=4, changed=1, duplicates=0)
+    assert [unit.number for unit in work.units()] == [0, 1, 2]
+    assert members(work) == [changed[:4], changed[4:8], changed[8:]]
+
+
+def test_a_part_has_at_most_512_units(tmp_path: Path) -> None:
+    work, _ = update(tmp_path, refs(513), images_per_unit=1)
+    assert [part.units for part in work.parts] == [512, 1]
+
+
+def test_what_was_current_once_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "ABANDONED_AFTER_SECONDS", -3600)
+    first, _ = update(tmp_path, refs(4))
+    update(tmp_path, refs(4, version="2"))
+    assert [len(index.members(unit)) for unit in first.units()] == [4]
+
+
+def test_an_image_that_is_gone_stays_listed_as_it_was(tmp_path: Path) -> None:
+    first, _ = update(tmp_path, refs(4))
+    gone = [*refs(3), ImageRef(refs(4)[3].uri, None, None)]
+    assert update(tmp_path, gone)[0] == first
+    assert update(tmp_path, refs(2))[0] == first
+
+
+def test_an_interrupted_listing_leaves_nothing_and_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "UNITS_PER_PART", 1)
+
+    def interrupted() -> Iterable[ImageRef]:
+        yield from refs(9)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update(tmp_path, interrupted())
+    assert index.read(str(tmp_path)) is None
+    assert os.listdir(tmp_path / "_index") == []
+    work, _ = update(tmp_path, refs(9))
+    assert work.n_images == 9
+
+
+def test_a_killed_listing_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    for name in ("2020-01-01T00-00-00Z-aaaaaa", "2999-01-01T00-00-00Z-bbbbbb"):
+        (tmp_path / "_index" / name).mkdir(parents=True)
+        (tmp_path / "_index" / name / "part-00000.parquet").write_bytes(b"")
+    work, _ = update(tmp_path, refs(3))
+    assert sorted(os.listdir(tmp_path / "_index")) == sorted(
+        ["2999-01-01T00-00-00Z-bbbbbb", "CURRENT.json", work.snapshot]
+    )
+
+
+def test_two_listings_at_once_make_one_index(tmp_path: Path) -> None:
+    barrier = threading.Barrier(2)
+    results: list[Index] = []
+
+    def listing(images: list[ImageRef]) -> None:
+        rounds = itertools.count()
+
+        def listed() -> Iterable[ImageRef]:
+            yield from images[:2]
+            if next(rounds) == 0:
+                # Both have looked for an index by now, and neither has written one.
+                barrier.wait(30)
+            yield from images[2:]
+
+        results.append(snapshots.update(str(tmp_path), listed, 4)[0])
+
+    mine, other = refs(6), [*refs(4), ImageRef("/more/a.jpg", 1, "1")]
+    threads = [threading.Thread(target=listing, args=(images,)) for images in (mine, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    work = index.read(str(tmp_path))
+    assert work in results
+    listed_once = sorted(ref.uri for unit in members(work) for ref in unit)
+    assert listed_once == sorted({ref.uri for ref in [*mine, *other]})
+    folders = {part.path.split("/")[0] for part in work.parts}
+    assert set(os.listdir(tmp_path / "_index")) == {"CURRENT.json", *folders}
