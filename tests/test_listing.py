@@ -73,6 +73,23 @@ def test_a_relative_pattern_gives_absolute_uris(folder: Path, monkeypatch: pytes
     assert listed("photos/b.jpg") == [str(folder / "b.jpg")]
 
 
+def test_the_order_is_not_the_file_system_s(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "another").mkdir()
+    (folder / "another" / "z.jpg").write_bytes(b"")
+    expected = listed(folder)
+    walk = os.walk
+
+    def backwards(*arguments: object, **options: object):
+        for root, folders, files in walk(*arguments, **options):
+            folders.sort(reverse=True)
+            files.sort(reverse=True)
+            yield root, folders, files
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert listed(folder) == expected
+    assert [os.path.basename(uri) for uri in expected] == ["a.PNG", "b.jpg", "z.jpg", "c.webp", "d.tiff"]
+
+
 def test_linked_folders_are_followed_and_loops_end(folder: Path) -> None:
     (folder / "sub" / "loop").symlink_to(folder)
     (folder / "other").symlink_to(folder / "sub" / "deep")

@@ -120,10 +120,9 @@ class TargetWriter:
         self._seconds += StepSeconds(write=time.perf_counter() - started)
         self._writer.add_key_value_metadata(self._footer(failures_file).to_metadata())
         self._writer.close()
-        won = storage.commit(self._rows_file, os.path.join(self._output, path))
-        if not won and failures_file:
-            storage.delete(os.path.join(self._output, failures_file))
+        storage.commit(self._rows_file, os.path.join(self._output, path))
         self.close()
+        # Of an attempt that was slower than another, the failures file is swept with the rest.
         footer = read_footer(os.path.join(self._output, path))
         self._sweep(footer)
         return Receipt(self._target.variant, unit.number, footer.rows, footer.failures, path)
