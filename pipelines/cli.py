@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipelines.config import PRECISIONS, RunConfig
 from pipelines.quiet import start_tensorflow
@@ -24,8 +24,8 @@ EXIT_INTERRUPTED = 130
 class _Parser(argparse.ArgumentParser):
     """Never abbreviates, and says what is wrong in one line."""
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see `{self.prog} --help`")
