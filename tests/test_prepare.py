@@ -18,7 +18,8 @@ from transforms.commit import TargetWriter
 from transforms.errors import BadImage, RunError
 from transforms.fingerprints import VariantRun
 from transforms.infer import score
-from transforms.prepare import prepare_image, prepare_unit
+from transforms.prepare import prepare_unit
+from transforms.prepared import prepare_image
 from transforms.records import Failure, ImageRef, PixelBatch, Unit
 from transforms.resize import resize
 from transforms.runtime import load_models

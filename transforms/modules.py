@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from transforms.errors import RunError
-from transforms.graphs import first_convolution, first_line, read_graph
 from transforms.random_weights import RANDOM_WEIGHTS_MARK
+from transforms.saved_models import first_convolution, first_line, read_graph
 from transforms.variants import Format, Variant
 
 # From black to white V1 moves the first convolution's input by 4.4 and V2 by 2; a module that wants 255 times

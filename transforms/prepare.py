@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache, partial
 
 import apache_beam as beam
@@ -16,12 +14,12 @@ import numpy as np
 
 from transforms import images, index
 from transforms.commit import committed
-from transforms.errors import BadImage, RunError
+from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.ordered import ordered_map
+from transforms.prepared import PreparedImage, prepare_image
 from transforms.records import (
     Failure,
-    FloatArray,
     ImageInfo,
     PixelBatch,
     Receipt,
@@ -29,8 +27,7 @@ from transforms.records import (
     Target,
     Unit,
 )
-from transforms.resize import resize
-from transforms.storage import PASSING_ERROR, Fetched, fetch_many
+from transforms.storage import PASSING_ERROR, fetch_many
 
 OUTAGE_MIN_IMAGES = 16
 OUTAGE_RATIO = 0.2
@@ -82,43 +79,6 @@ def prepare_unit(
             yield _passed_over(target, receipt)
     if missing:
         yield from _prepare_missing(unit, tuple(missing), batch_size)
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedImage:
-    """One image after fetching, decoding and resizing.
-
-    Attributes:
-        outcome: What the row will say, or why there is none.
-        pixels: For each variant float32 `[size, size, 3]`, RGB, nominally 0 to 1; empty for a failure.
-        seconds: What it took.
-    """
-
-    outcome: ImageInfo | Failure
-    pixels: Mapping[str, FloatArray]
-    seconds: StepSeconds
-
-
-def prepare_image(fetched: Fetched, runs: tuple[VariantRun, ...]) -> PreparedImage:
-    """Decode once and resize for each variant; a bad image gives a Failure."""
-    seconds = StepSeconds(fetch=fetched.seconds)
-    if isinstance(fetched.content, BadImage):
-        reason = fetched.content
-        failure = Failure(fetched.ref, "fetch", reason.error, reason.message, fetched.attempts)
-        return PreparedImage(failure, {}, seconds)
-    started = time.perf_counter()
-    pixels: dict[str, FloatArray] = {}
-    outcome: ImageInfo | Failure
-    try:
-        decoded = images.decode(fetched.content)
-        for run in runs:
-            pixels[run.variant.name] = resize(decoded, run.variant.size, run.variant.resize)
-        height, width, _ = decoded.pixels.shape
-        sha256 = hashlib.sha256(fetched.content).hexdigest()
-        outcome = ImageInfo(fetched.ref, sha256, width, height, decoded.orientation)
-    except BadImage as reason:
-        outcome = Failure(fetched.ref, "decode", reason.error, reason.message)
-    return PreparedImage(outcome, pixels, seconds + StepSeconds(decode=time.perf_counter() - started))
 
 
 def _prepare_missing(unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) -> Iterator[PixelBatch]:

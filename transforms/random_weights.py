@@ -116,7 +116,7 @@ def _tf1_meta_graph(variant: Variant, *, training: bool) -> tuple[Any, list[Any]
     import tensorflow.compat.v1 as tf1
     import tf_keras
 
-    from transforms.graphs import HUB_ATTACHMENTS, IMAGE_MODULE_INFO, hub_message
+    from transforms.saved_models import HUB_ATTACHMENTS, IMAGE_MODULE_INFO, hub_message
 
     tf_keras.backend.set_learning_phase(int(training))
     images = tf1.placeholder(tf1.float32, [None, None, None, 3], name="images")

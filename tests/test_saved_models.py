@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.tiny_modules import ATTACHMENT, tf2_logits, tiny_variant, write_tf1_hub, write_tf2
-from transforms.graphs import first_convolution, first_line, hub_message, read_graph
+from transforms.saved_models import first_convolution, first_line, hub_message, read_graph
 
 
 def test_hub_messages_have_the_published_wire_format() -> None:
