@@ -1,1 +1,1 @@
-"""Measurements of speed and memory; the tests assert only their causes."""
+"""Measurements of speed, memory and precision; the tests assert only that they count and divide rightly."""

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from pipelines.config import PRECISIONS, RunConfig
 from pipelines.quiet import start_tensorflow
+from pipelines.supervise import supervise
 from transforms.errors import RunError, UsageError
 
 EXIT_INCOMPLETE = 1
@@ -29,6 +30,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def console() -> int:
+    """The command as it is installed: `main`, of which `run` has a parent that outlives a crash; its exit code."""
+    if sys.argv[1:2] == ["run"]:
+        return supervise(main)
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,6 +138,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="more failures are an error; default: 0.1",
     )
+    parser.add_argument("--require-gpu", action="store_true", help="fail where TensorFlow sees no GPU")
     parser.add_argument(
         "--replace",
         action="store_true",
@@ -200,6 +209,7 @@ def _run_config(known: argparse.Namespace, extra: list[str], ours: set[str]) -> 
         class_names=known.class_names,
         max_failure_ratio=known.max_failure_ratio,
         replace=known.replace,
+        require_gpu=known.require_gpu,
         limit=known.limit,
         beam_options=tuple(extra),
     )
@@ -230,4 +240,4 @@ def _unknown_option(argument: str, known: set[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

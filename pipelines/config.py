@@ -24,12 +24,13 @@ class RunConfig:
         output: The output directory.
         variants: Names of variants, or TOML files.
         model_dir: Where modules are kept.
-        precision: `exact`, or `fast` (bfloat16 on a CPU that has it).
+        precision: `exact`, or `fast` (16 bits where the device can, uint8 pixels).
         images_per_unit: Images in new units; None for about five minutes of work.
-        batch_size: Images a forward pass; None for what suits the variants.
+        batch_size: Images a forward pass; None for what suits the device and the modules.
         class_names: File with a class name a line, or None.
         max_failure_ratio: Which part of the images may fail, from 0 to 1.
         replace: Do anew what the output holds of these variants with other settings.
+        require_gpu: Refuse to run where TensorFlow sees no GPU.
         limit: Take only the first images listed, for a trial; None for all.
         beam_options: Passed to Beam as they are.
 
@@ -47,6 +48,7 @@ class RunConfig:
     class_names: str | None = None
     max_failure_ratio: float = 0.1
     replace: bool = False
+    require_gpu: bool = False
     limit: int | None = None
     beam_options: tuple[str, ...] = ()
 
@@ -61,3 +63,8 @@ class RunConfig:
             raise UsageError(f"--max-failure-ratio must be from 0 to 1, got {self.max_failure_ratio}")
         if self.precision not in PRECISIONS:
             raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether a GPU was asked for, by our option or by Dataflow's."""
+        return self.require_gpu or any("worker_accelerator" in option for option in self.beam_options)

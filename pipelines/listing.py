@@ -12,8 +12,11 @@ from transforms.errors import UsageError
 from transforms.index import Index
 from transforms.listing import ListingCounts, list_images
 from transforms.records import ImageRef
+from transforms.snapshots import UnitSize
 
 MAX_IMAGES_PER_UNIT = 4096
+MIN_IMAGES_PER_UNIT = 64
+LEAST_UNITS = 16
 
 
 def check_output(output: str) -> None:
@@ -24,7 +27,14 @@ def check_output(output: str) -> None:
         raise UsageError(f"--output {output} is a file; give a directory")
 
 
-def list_work(inputs: tuple[str, ...], output: str, images_per_unit: int, limit: int | None) -> Index:
+def unit_size(images_per_unit: int | None, most: int = MAX_IMAGES_PER_UNIT) -> UnitSize:
+    """The size that was asked for; else at most `most`, in units enough for all threads to end together."""
+    if images_per_unit is not None:
+        return UnitSize(images_per_unit)
+    return UnitSize(most, LEAST_UNITS, MIN_IMAGES_PER_UNIT)
+
+
+def list_work(inputs: tuple[str, ...], output: str, size: UnitSize, limit: int | None) -> Index:
     """List the inputs, bring the output's index up to date, and say what changed."""
     current = index.read(output)
     if limit is not None and current is not None and current.n_images > limit:
@@ -38,6 +48,6 @@ def list_work(inputs: tuple[str, ...], output: str, images_per_unit: int, limit:
         counts.listed = counts.ignored = 0
         return itertools.islice(list_images(inputs, counts), limit)
 
-    work, changes = snapshots.update(output, listed, images_per_unit)
+    work, changes = snapshots.update(output, listed, size)
     progress.print_listing(work, changes, counts)
     return work

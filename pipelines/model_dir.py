@@ -1,4 +1,4 @@
-"""Modules kept in a directory: fetched once, checked, and described in a file beside each."""
+"""Modules kept in a directory: fetched once, checked, described and optimised in files beside each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 
 from pipelines.config import RunConfig
-from transforms import modules
+from transforms import graphs, modules
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
 from transforms.variants import Variant, class_names, find
@@ -35,18 +35,25 @@ def module_path(variant: Variant, model_dir: str) -> str:
     return variant.handle if os.path.isdir(variant.handle) else os.path.join(model_dir, variant.directory)
 
 
+def graph_path(variant: Variant, model_dir: str) -> str:
+    """Where a variant's optimised graph is, also that of the user's own module."""
+    return os.path.join(model_dir, f"{variant.directory}.graph")
+
+
 def kept(variant: Variant, model_dir: str) -> modules.Description | None:
     """The description of a module that is there; None where it has to be fetched.
 
-    A module whose files are not those that were described is checked and described anew.
+    A module whose files are not those that were described is checked, described and optimised anew, and so is one
+    whose graph is missing, broken or stale. Where all is well that takes reading the module and its graph, once each.
     """
     path = module_path(variant, model_dir)
     if not os.path.isdir(path):
         return None
-    description = _read_description(variant, model_dir)
-    if description is None or description.sha256 != modules.digest(path):
-        description = _describe(path, variant)
-        _write_description(variant, model_dir, description)
+    description, sha256 = _read_description(variant, model_dir), modules.digest(path)
+    graph = graphs.read_facts(graph_path(variant, model_dir), variant, sha256)
+    if description is None or description.sha256 != sha256 or graph is None:
+        description, optimised = _describe(path, variant)
+        _write(variant, model_dir, description, optimised)
     return description
 
 
@@ -93,16 +100,19 @@ def _keep(variant: Variant, model_dir: str, write: Callable[[str], None]) -> mod
     with tempfile.TemporaryDirectory(dir=model_dir, prefix=".") as folder:
         path = os.path.join(folder, variant.directory)
         write(path)
-        description = _describe(path, variant)
+        description, optimised = _describe(path, variant)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(path, final)
-    _write_description(variant, model_dir, description)
+    _write(variant, model_dir, description, optimised)
     return description
 
 
-def _describe(path: str, variant: Variant) -> modules.Description:
+def _describe(path: str, variant: Variant) -> tuple[modules.Description, graphs.Optimised]:
+    """What the module in `path`, loaded once, is and can be made of."""
     with _one_at_a_time:
-        return modules.describe(path, variant)
+        module = modules.load(path, variant)
+        description = modules.describe(module, variant)
+        return description, graphs.optimise(module, variant, description.sha256)
 
 
 def _resolve(variant: Variant) -> str:
@@ -139,13 +149,16 @@ def _read_description(variant: Variant, model_dir: str) -> modules.Description |
         return None
 
 
-def _write_description(variant: Variant, model_dir: str, description: modules.Description) -> None:
+def _write(
+    variant: Variant, model_dir: str, description: modules.Description, optimised: graphs.Optimised
+) -> None:
     os.makedirs(model_dir, exist_ok=True)
     path = _description_path(variant, model_dir)
     temporary = f"{path}.{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(description.to_json(), file, indent=1)
     os.replace(temporary, path)
+    graphs.keep(graph_path(variant, model_dir), optimised)
 
 
 def resolve_variants(config: RunConfig) -> tuple[VariantRun, ...]:
@@ -171,6 +184,7 @@ def _variant_run(variant: Variant, config: RunConfig) -> VariantRun:
         variant=variant,
         module_path=module_path(variant, config.model_dir),
         module_sha256=description.sha256,
+        graph_path=graph_path(variant, config.model_dir),
         n_classes=description.n_classes,
         n_features=description.n_features,
         precision=config.precision,

@@ -40,9 +40,9 @@ def start_tensorflow() -> None:
     with tempfile.TemporaryFile() as captured:
         os.dup2(captured.fileno(), 2)
         try:
-            import tensorflow as tf
+            from transforms import devices
 
-            tf.config.list_physical_devices("GPU")
+            devices.configure()
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
@@ -14,22 +15,23 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from pipelines import model_dir, progress, settle
 from pipelines.config import RunConfig
-from pipelines.listing import MAX_IMAGES_PER_UNIT, list_work
+from pipelines.listing import MAX_IMAGES_PER_UNIT, MIN_IMAGES_PER_UNIT, list_work, unit_size
 from pipelines.quiet import stderr_aside
 from pipelines.record import record_run
-from transforms import index, tally
+from pipelines.verdict import verdict
+from transforms import attempts, devices, index, tally
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
 from transforms.infer import EfficientNetHandler
 from transforms.prepare import Prepare
 from transforms.records import Receipt
+from transforms.runtime import load_models
 from transforms.tables import Footer
 from transforms.write import StopRule, WriteUnits
 
 EXIT_COMPLETE = 0
 EXIT_TOO_MANY_FAILURES = 3
 
-MIN_IMAGES_PER_UNIT = 64
 UNIT_SECONDS = 300.0
 # Measured with EfficientNet-B0 and B3: 160 and 36 images a second on two cores.
 MULTIPLY_ADDS_PER_CORE_SECOND = 32e9
@@ -49,8 +51,8 @@ def build(
         | "Parts" >> beam.Create(list(index_parts))
         | "Units" >> beam.FlatMap(index.units_of)
         | "Reshuffle" >> beam.Reshuffle()
-        | "Prepare" >> Prepare(config.output, runs, config.batch_size or default_batch_size(runs))
-        | "RunInference" >> RunInference(EfficientNetHandler(runs))
+        | "Prepare" >> Prepare(config.output, runs, run_id, config.batch_size)
+        | "RunInference" >> RunInference(EfficientNetHandler(runs, config.wants_gpu))
         | "WriteUnits" >> WriteUnits(config.output, runs, run_id, stop_rule)
     )
 
@@ -63,21 +65,36 @@ def run(config: RunConfig) -> int:
         RunError: It cannot be carried out; what was committed stays.
     """
     pipeline = new_pipeline(config)
+    if config.wants_gpu and is_here(config):
+        devices.require_gpu()
     runs = model_dir.resolve_variants(config)
     if not config.replace:
         settle.refuse_other_settings(config.output, runs)
-    work = list_work(config.inputs, config.output, config.images_per_unit or default_unit(runs), config.limit)
-    run_id = record_run(config, runs, work)
-    stop_rule = StopRule(work.n_images, config.max_failure_ratio)
-    build(pipeline, work.part_paths(), config, runs, run_id, stop_rule)
-    with (
-        stderr_aside() as terminal,
-        progress.Live(tally.of_run(config.output, run_id), work.n_images, len(runs), terminal),
-    ):
-        launch(pipeline)
+    with ThreadPoolExecutor(1) as beside:
+        if is_here(config):
+            # What goes wrong is raised where the pipeline asks for the models.
+            beside.submit(load_models, runs)
+        size = unit_size(config.images_per_unit, default_unit(runs))
+        work = list_work(config.inputs, config.output, size, config.limit)
+        run_id = record_run(config, runs, work)
+        stop_rule = StopRule(work.n_images, config.max_failure_ratio)
+        build(pipeline, work.part_paths(), config, runs, run_id, stop_rule)
+        launch_and_show(pipeline, config, run_id, work.n_images)
     footers = settle.settle(config.output, runs, work)
+    attempts.sweep(config.output)
     progress.print_summary(config.output, runs, footers, run_id)
+    print(verdict(chain.from_iterable(footers.values()), run_id, config.precision))
     return exit_code(config.max_failure_ratio, footers)
+
+
+def launch_and_show(pipeline: beam.Pipeline, config: RunConfig, run_id: str, n_images: int) -> None:
+    """Run the pipeline to its end and show how it goes; an end in order leaves no markers of units begun."""
+    counts = tally.of_run(config.output, run_id)
+    try:
+        with stderr_aside() as terminal, progress.Live(counts, n_images, len(config.variants), terminal):
+            launch(pipeline)
+    finally:
+        attempts.forget(config.output, run_id)
 
 
 def new_pipeline(config: RunConfig) -> beam.Pipeline:
@@ -99,16 +116,21 @@ def launch(pipeline: beam.Pipeline) -> None:
 
 
 def beam_options(config: RunConfig) -> PipelineOptions:
-    """Beam's options; without a runner, this process with two threads, of which one fills the other's gaps."""
-    options = PipelineOptions(list(config.beam_options))
-    if options.view_as(StandardOptions).runner is None:
-        in_process = (
+    """Beam's options; without a runner, this process with as many threads as keep its device busy."""
+    options = list(config.beam_options)
+    if is_here(config):
+        options = [
             "--runner=FnApiRunner",
             "--direct_running_mode=multi_threading",
-            "--direct_num_workers=2",
-        )
-        options = PipelineOptions([*in_process, *config.beam_options])
-    return options
+            f"--direct_num_workers={devices.harness_threads()}",
+            *options,
+        ]
+    return PipelineOptions(options)
+
+
+def is_here(config: RunConfig) -> bool:
+    """Whether the run is in this process, as it is where no runner is named."""
+    return PipelineOptions(list(config.beam_options)).view_as(StandardOptions).runner is None
 
 
 def reason_of(error: RuntimeError) -> str:
@@ -138,13 +160,8 @@ def exit_code(max_failure_ratio: float, footers: dict[str, list[Footer]]) -> int
     return EXIT_COMPLETE
 
 
-def default_batch_size(runs: tuple[VariantRun, ...]) -> int:
-    """Images a batch: fewer where the images are large, since a batch is held for every variant."""
-    return 32 if max(run.variant.size for run in runs) <= 300 else 16
-
-
 def default_unit(runs: tuple[VariantRun, ...]) -> int:
     """Images a unit: about five minutes of work for all variants on this machine's cores, at most 4096."""
     multiply_adds = sum(run.variant.multiply_adds_billions or 1.0 for run in runs) * 1e9
-    images = UNIT_SECONDS * (os.cpu_count() or 1) * MULTIPLY_ADDS_PER_CORE_SECOND / multiply_adds
+    images = UNIT_SECONDS * devices.cores() * MULTIPLY_ADDS_PER_CORE_SECOND / multiply_adds
     return max(MIN_IMAGES_PER_UNIT, min(MAX_IMAGES_PER_UNIT, int(images)))

@@ -77,6 +77,7 @@ def footer(run: VariantRun, of: Unit, **changes: object) -> Footer:
         "failures_file": None,
         "failures_by": {},
         "seconds": StepSeconds(),
+        "model": {},
         "run": "r",
         "started": 0.0,
         "finished": 1.0,

@@ -367,7 +367,7 @@ class TestInputRange:
         write_tf1_hub(tmp_path, scale=scale)
         variant = tiny_variant(input_range=input_range)
         with pytest.raises(RunError, match="wants another input range") as raised:
-            modules.describe(str(tmp_path), variant)
+            modules.describe(modules.load(str(tmp_path), variant), variant)
         assert str(tmp_path) in str(raised.value)
 
     def test_accepts_a_module_that_leaves_its_input_as_it_is(self, tmp_path: Path) -> None:
@@ -378,8 +378,9 @@ class TestInputRange:
     def test_refuses_a_module_without_a_convolution(self, tmp_path: Path) -> None:
         write_tf2(tmp_path, lambda inputs, kernel: tf.reduce_mean(inputs, [1, 2]) + kernel[0, 0, 0, 0])
         variant = tiny_variant(format="tf2", outputs=("features",), n_features=(3,))
+        module = modules.load(str(tmp_path), variant)
         with pytest.raises(RunError, match="no convolution follows its input"):
-            modules.describe(str(tmp_path), variant)
+            modules.describe(module, variant)
 
 
 class TestDigest:
@@ -411,7 +412,7 @@ class TestDigest:
 
 def test_a_description_says_what_was_found_and_survives_json(tmp_path: Path) -> None:
     write_tf1_hub(tmp_path)
-    description = modules.describe(str(tmp_path), tiny_variant())
+    description = modules.describe(modules.load(str(tmp_path), tiny_variant()), tiny_variant())
     assert (description.n_classes, description.n_features, description.size) == (
         N_CLASSES,
         N_FEATURES,

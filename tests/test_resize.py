@@ -58,7 +58,7 @@ def test_a_jpeg_whose_crop_cannot_be_decoded_is_a_bad_image() -> None:
 def test_bicubic_overshoots_and_is_not_clipped() -> None:
     edge = np.zeros((64, 64, 3), np.uint8)
     edge[:, 32:] = 255
-    made = resize(DecodedImage(edge, 1), 224, "center_crop_bicubic")
+    made = resize(whole(edge), 224, "center_crop_bicubic")
     assert made.min() < 0
     assert made.max() > 1
 
@@ -66,7 +66,7 @@ def test_bicubic_overshoots_and_is_not_clipped() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (1000, 1), (2, 5000)])
 def test_tiny_images_and_panoramas_work(policy: str, shape: tuple[int, int]) -> None:
-    made = resize(DecodedImage(np.full((*shape, 3), 51, np.uint8), 1), 224, policy)
+    made = resize(whole(np.full((*shape, 3), 51, np.uint8)), 224, policy)
     np.testing.assert_allclose(made, np.full((224, 224, 3), 0.2, np.float32), rtol=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_tiny_images_and_panoramas_work(policy: str, shape: tuple[int, int]) -> 
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 96), st.sampled_from(sorted(POLICIES)))
 def test_gives_size_by_size_float32(height: int, width: int, size: int, policy: str) -> None:
     pixels = np.arange(height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(height, width, 3)
-    made = resize(DecodedImage(pixels, 1), size, policy)
+    made = resize(whole(pixels), size, policy)
     assert made.shape == (size, size, 3)
     assert made.dtype == np.float32
     assert np.isfinite(made).all()
@@ -99,4 +99,4 @@ def test_the_side_is_that_of_tensorflow_float32_arithmetic(edge: int, size: int)
 
 def test_an_unknown_policy_is_an_error() -> None:
     with pytest.raises(KeyError, match="nearest"):
-        resize(DecodedImage(np.zeros((8, 8, 3), np.uint8), 1), 8, "nearest")
+        resize(whole(np.zeros((8, 8, 3), np.uint8)), 8, "nearest")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from transforms import index, storage
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun, add_hash_sums, uri_hash_sum
-from transforms.records import Failure, Receipt, ScoreBatch, StepSeconds, Target
+from transforms.records import Failure, ModelFacts, Receipt, ScoreBatch, StepSeconds, Target
 from transforms.tables import (
     ROWS_PER_GROUP,
     Footer,
@@ -66,6 +66,7 @@ class TargetWriter:
         self._next_number = 0
         self._failures: list[Failure] = []
         self._seconds = StepSeconds()
+        self._model: ModelFacts = {}
         self._rows = 0
         self._hash_sum = EMPTY_HASH_SUM
         self._pending: list[pa.Table] = []
@@ -85,6 +86,7 @@ class TargetWriter:
         if batch.number == 0:
             self._started = batch.started
         self._next_number += 1
+        self._model = batch.model or self._model
         started = time.perf_counter()
         self._failures.extend(batch.failures)
         if batch.images:
@@ -163,6 +165,7 @@ class TargetWriter:
             failures_file=failures_file,
             failures_by=dict(sorted(reasons.items())),
             seconds=self._seconds,
+            model=self._model,
             run=self._run_id,
             started=self._started,
             finished=time.time(),

@@ -49,6 +49,7 @@ class VariantRun:
         variant: From the catalogue.
         module_path: Directory of the SavedModel.
         module_sha256: Of the module's files.
+        graph_path: Where its optimised graph is kept.
         n_classes: Width of the logits; None where the module has none.
         n_features: Width of the features; None where the module has none.
         precision: `exact` or `fast`.
@@ -59,6 +60,7 @@ class VariantRun:
     variant: Variant
     module_path: str
     module_sha256: str
+    graph_path: str
     n_classes: int | None
     n_features: int | None
     precision: str

@@ -84,21 +84,20 @@ class Description:
         return cls(**values)
 
 
-def describe(path: str, variant: Variant) -> Description:
-    """Loads the module, checks all that can be checked without knowing its scores, and says what it found.
+def describe(module: Module, variant: Variant) -> Description:
+    """Checks all of a loaded module that can be checked without knowing its scores, and says what it found.
 
     Raises:
-        RunError: As `load`, `check_input_range` and `digest` do.
+        RunError: As `check_input_range` and `digest` do.
     """
-    module = load(path, variant)
     low, high = check_input_range(module, variant)
     return Description(
-        sha256=digest(path),
+        sha256=digest(module.path),
         format=variant.format,
         n_classes=module.n_classes,
         n_features=module.n_features,
         size=module.size,
-        random_weights=os.path.exists(os.path.join(path, RANDOM_WEIGHTS_MARK)),
+        random_weights=os.path.exists(os.path.join(module.path, RANDOM_WEIGHTS_MARK)),
         input_at_low=low,
         input_at_high=high,
     )

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 import apache_beam as beam
 import numpy as np
 
-from transforms import images, index
+from transforms import attempts, images, index
 from transforms.commit import committed
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.ordered import ordered_map
-from transforms.prepared import PreparedImage, prepare_image
+from transforms.prepared import PreparedImage, empty_batch, prepare_image
+from transforms.quarantine import Quarantined, one_at_a_time
 from transforms.records import (
     Failure,
     ImageInfo,
     PixelBatch,
-    Receipt,
+    ScoreBatch,
     StepSeconds,
     Target,
     Unit,
 )
 from transforms.storage import PASSING_ERROR, fetch_many
+
+ATTEMPTS_TOGETHER = 2
+"""Attempts at a unit that may die with their process, before its images are scored one at a time."""
+QUARANTINE_BATCH = 32
 
 OUTAGE_MIN_IMAGES = 16
 OUTAGE_RATIO = 0.2
@@ -39,53 +43,73 @@ class Prepare(beam.PTransform):
     Args:
         output: The output directory; units that are done there are passed over.
         runs: The variants.
-        batch_size: Images a batch.
+        run_id: Name of this run, for the markers of what it began.
+        batch_size: Images a batch; None for what suits the device and the modules.
     """
 
-    def __init__(self, output: str, runs: tuple[VariantRun, ...], batch_size: int) -> None:
+    def __init__(
+        self, output: str, runs: tuple[VariantRun, ...], run_id: str, batch_size: int | None
+    ) -> None:
         super().__init__()
         self._output = output
         self._runs = runs
+        self._run_id = run_id
         self._batch_size = batch_size
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[PixelBatch]:
         return units | beam.FlatMap(
-            prepare_unit, output=self._output, runs=self._runs, batch_size=self._batch_size
+            prepare_unit,
+            output=self._output,
+            runs=self._runs,
+            run_id=self._run_id,
+            batch_size=self._batch_size,
         ).with_output_types(PixelBatch)
 
 
 def prepare_unit(
-    unit: Unit, output: str, runs: tuple[VariantRun, ...], batch_size: int
+    unit: Unit, output: str, runs: tuple[VariantRun, ...], run_id: str, batch_size: int | None
 ) -> Iterator[PixelBatch]:
     """One unit's batches for each variant that `output` does not hold yet, and a receipt for each that it does.
+
+    Two attempts at a unit may die with their process. The third scores it in quarantine.
 
     Args:
         unit: The unit.
         output: The output directory.
         runs: The variants.
+        run_id: Name of this run.
         batch_size: Images a batch; only a unit's last one is smaller. As many again are prepared ahead.
 
     Raises:
         RunError: Every image was refused for want of permission, or over 20 % could not be read: an outage, and
             no failure of theirs.
     """
-    missing = []
+    missing: dict[VariantRun, Target] = {}
     for run in runs:
         target = run.target(unit)
         receipt = committed(output, run, target)
         if receipt is None:
-            missing.append(run)
+            missing[run] = target
         else:
-            yield _passed_over(target, receipt)
-    if missing:
-        yield from _prepare_missing(unit, tuple(missing), batch_size)
+            yield _done(
+                ScoreBatch(target, 0, True, (), None, None, (), StepSeconds(), time.time(), receipt=receipt)
+            )
+    if not missing:
+        return
+    in_quarantine = attempts.count(output, unit.number) >= ATTEMPTS_TOGETHER
+    attempts.begin(output, run_id, unit.number)
+    if in_quarantine:
+        yield from _one_at_a_time(unit, missing)
+    else:
+        yield from _in_batches(unit, missing, batch_size or _own_batch_size(runs))
 
 
-def _prepare_missing(unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) -> Iterator[PixelBatch]:
-    gathering = _Gathering(unit, runs, batch_size)
+def _in_batches(unit: Unit, targets: Mapping[VariantRun, Target], batch_size: int) -> Iterator[PixelBatch]:
+    gathering = _Gathering(targets, batch_size)
     fetched = fetch_many(index.members(unit), images.MAX_BYTES)
-    prepared = ordered_map(_decoders(), partial(prepare_image, runs=runs), fetched, ahead=batch_size)
-    for image in prepared:
+    prepare = partial(prepare_image, runs=tuple(targets))
+    prepared = ordered_map(_decoders(), prepare, fetched, ahead=batch_size)
+    while image := gathering.wait_for(prepared):
         if gathering.full:
             yield from gathering.take(last=False)
         gathering.add(image)
@@ -93,11 +117,62 @@ def _prepare_missing(unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) 
     yield from gathering.take(last=True)
 
 
+def _one_at_a_time(unit: Unit, targets: Mapping[VariantRun, Target]) -> Iterator[PixelBatch]:
+    """The unit's images, each scored by itself in another process; one that ends the process is a failure."""
+    started, number = time.time(), 0
+    gathered: list[Quarantined] = []
+    for image in one_at_a_time(index.members(unit), tuple(targets)):
+        if len(gathered) == QUARANTINE_BATCH:
+            yield from _scored_alone(targets.values(), number, False, gathered, started)
+            gathered, number = [], number + 1
+        gathered.append(image)
+    yield from _scored_alone(targets.values(), number, True, gathered, started)
+
+
+def _scored_alone(
+    targets: Collection[Target], number: int, last: bool, gathered: list[Quarantined], started: float
+) -> Iterator[PixelBatch]:
+    """One batch for each target of images that were scored in quarantine."""
+    seconds = sum((image.seconds for image in gathered), StepSeconds()) / len(targets)
+    for target in targets:
+        reasons = [image.failed.get(target.variant, image.outcome) for image in gathered]
+        good = [image.scores[target.variant] for image in gathered if target.variant in image.scores]
+        outputs = {name: np.stack([each[name] for each in good]) for name in (good[0] if good else ())}
+        yield _done(
+            ScoreBatch(
+                target=target,
+                number=number,
+                last=last,
+                images=tuple(reason for reason in reasons if isinstance(reason, ImageInfo)),
+                logits=outputs.get("logits"),
+                features=outputs.get("features"),
+                failures=tuple(reason for reason in reasons if isinstance(reason, Failure)),
+                seconds=seconds,
+                started=started,
+                model={"quarantine": "one image at a time"},
+            )
+        )
+
+
+def _done(scores: ScoreBatch) -> PixelBatch:
+    """The batch that leaves nothing to do for the model."""
+    nothing = np.empty((0, 0, 0, 3), np.uint8)
+    return PixelBatch(
+        scores.target, scores.number, scores.last, (), nothing, (), StepSeconds(), scores.started, scores
+    )
+
+
+def _own_batch_size(runs: tuple[VariantRun, ...]) -> int:
+    from transforms.runtime import load_models
+
+    return load_models(runs).batch_size
+
+
 class _Gathering:
     """The batch that is being filled, for each variant at once."""
 
-    def __init__(self, unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) -> None:
-        self._targets = {run: run.target(unit) for run in runs}
+    def __init__(self, targets: Mapping[VariantRun, Target], batch_size: int) -> None:
+        self._targets = targets
         self._batch_size = batch_size
         self._number = 0
         self._started = time.time()
@@ -108,10 +183,14 @@ class _Gathering:
         self._infos: list[ImageInfo] = []
         self._failures: list[Failure] = []
         self._seconds = StepSeconds()
-        self._pixels = {
-            run: np.empty((self._batch_size, run.variant.size, run.variant.size, 3), np.float32)
-            for run in self._targets
-        }
+        self._pixels = {run: empty_batch(run, self._batch_size) for run in self._targets}
+
+    def wait_for(self, prepared: Iterator[PreparedImage]) -> PreparedImage | None:
+        """The next image, or None after the last one; the wait is counted."""
+        started = time.perf_counter()
+        image = next(prepared, None)
+        self._seconds += StepSeconds(wait=time.perf_counter() - started)
+        return image
 
     @property
     def full(self) -> bool:
@@ -141,9 +220,7 @@ class _Gathering:
 
     def take(self, last: bool) -> Iterator[PixelBatch]:
         """One batch for each variant; then the next one is begun."""
-        share = StepSeconds(
-            fetch=self._seconds.fetch / len(self._targets), decode=self._seconds.decode / len(self._targets)
-        )
+        share = self._seconds / len(self._targets)
         for run, target in self._targets.items():
             yield PixelBatch(
                 target=target,
@@ -159,12 +236,9 @@ class _Gathering:
         self._start()
 
 
-def _passed_over(target: Target, receipt: Receipt) -> PixelBatch:
-    pixels = np.empty((0, 0, 0, 3), np.float32)
-    return PixelBatch(target, 0, True, (), pixels, (), StepSeconds(), time.time(), receipt)
-
-
 @cache
 def _decoders() -> ThreadPoolExecutor:
     """The process's decode threads; TensorFlow's decoders release the GIL."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+    from transforms.devices import cores
+
+    return ThreadPoolExecutor(cores(), thread_name_prefix="decode")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ FloatArray = npt.NDArray[np.float32]
 PixelArray = npt.NDArray[np.uint8]
 
 Step = Literal["fetch", "decode", "infer"]
+ModelFacts = Mapping[str, str | int | float | dict[str, float] | None]
 
 
 @dataclass(frozen=True)
@@ -93,22 +95,35 @@ class DecodedImage:
     """One upright image.
 
     Attributes:
-        pixels: uint8 `[height, width, 3]`, RGB, 0 to 255, EXIF orientation applied.
+        height: Pixels, EXIF orientation applied.
+        width: Pixels, EXIF orientation applied.
         orientation: The EXIF orientation that was applied, 1 to 8.
+        pixels: uint8 `[height, width, 3]`, RGB, 0 to 255, upright; None where only crops of `jpeg` are wanted.
         jpeg: The file, where it is a JPEG that was not turned: its crops are decoded by themselves.
     """
 
-    pixels: PixelArray
+    height: int
+    width: int
     orientation: int
+    pixels: PixelArray | None
     jpeg: bytes | None = None
 
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """Seconds spent in each step, summed over the threads that worked on it."""
+    """Seconds spent in each step, summed over the threads that worked on it.
+
+    Attributes:
+        fetch: Reading, on the fetch threads.
+        decode: Decoding and resizing, on the decode threads.
+        wait: What the chain of one harness thread waited for the next image to be ready.
+        model: What it waited for the device and spent on it.
+        write: What it spent on the output.
+    """
 
     fetch: float = 0.0
     decode: float = 0.0
+    wait: float = 0.0
     model: float = 0.0
     write: float = 0.0
 
@@ -116,8 +131,18 @@ class StepSeconds:
         return StepSeconds(
             self.fetch + other.fetch,
             self.decode + other.decode,
+            self.wait + other.wait,
             self.model + other.model,
             self.write + other.write,
+        )
+
+    def __truediv__(self, divisor: float) -> StepSeconds:
+        return StepSeconds(
+            self.fetch / divisor,
+            self.decode / divisor,
+            self.wait / divisor,
+            self.model / divisor,
+            self.write / divisor,
         )
 
 
@@ -166,22 +191,24 @@ class PixelBatch:
         number: 0, 1, 2, ... within the target.
         last: No batch of this target follows.
         images: One for each image, in the order of `pixels`.
-        pixels: float32 `[n, size, size, 3]`, RGB, nominally 0 to 1 (bicubic overshoots are kept).
+        pixels: `[n, size, size, 3]`, RGB. For `exact` float32, nominally 0 to 1 (bicubic overshoots are kept); for
+            `fast` uint8, 0 to 255.
         failures: Images that have no pixels.
-        seconds: Fetching and decoding, this batch's share.
+        seconds: Fetching, decoding and waiting for both, this batch's share.
         started: Unix time in seconds when the unit's first image was asked for.
-        receipt: Set where the target was done by an earlier run; then nothing else is in the batch.
+        done: Set where nothing is left for the model to do, because an earlier run committed the target or the
+            images were scored in quarantine; then the batch holds nothing else.
     """
 
     target: Target
     number: int
     last: bool
     images: tuple[ImageInfo, ...]
-    pixels: FloatArray
+    pixels: FloatArray | PixelArray
     failures: tuple[Failure, ...]
     seconds: StepSeconds
     started: float
-    receipt: Receipt | None = None
+    done: ScoreBatch | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -201,7 +228,9 @@ class ScoreBatch:
         failures: Images that have no row.
         seconds: Fetching, decoding and the model, this batch's share.
         started: As in `PixelBatch`.
-        receipt: As in `PixelBatch`.
+        model: How the module was run, in plain JSON types; empty where it was not.
+        failed_calls: How often the model raised for this batch or a part of it.
+        receipt: Set where the target was done by an earlier run; then nothing else is in the batch.
     """
 
     target: Target
@@ -213,4 +242,6 @@ class ScoreBatch:
     failures: tuple[Failure, ...]
     seconds: StepSeconds
     started: float
+    model: ModelFacts = field(default_factory=dict)
+    failed_calls: int = 0
     receipt: Receipt | None = None

@@ -54,7 +54,7 @@ def resize(image: DecodedImage, size: int, policy: str) -> FloatArray:
     """Makes a model's input of one image, bit for bit as the published evaluation does.
 
     Args:
-        image: What `images.decode` made of a file.
+        image: What `images.decode` made of a file; with its pixels, unless the policy crops.
         size: Edge of the model's input in pixels.
         policy: A key of `POLICIES`.
 
@@ -64,10 +64,24 @@ def resize(image: DecodedImage, size: int, policy: str) -> FloatArray:
     Raises:
         BadImage: `corrupt`, if the crop of the JPEG cannot be decoded by itself.
     """
+    return _in_255ths(image, size, policy) / np.float32(255)
+
+
+def resize_to_bytes(image: DecodedImage, size: int, policy: str) -> PixelArray:
+    """As `resize`, in 255ths of full white, rounded to the nearest (half upwards) and clipped: uint8.
+
+    A quarter of the bytes to hold and to bring to a device, for at most half a level of difference.
+    """
+    in_255ths = _in_255ths(image, size, policy) + np.float32(0.5)
+    return np.clip(in_255ths, 0, 255, out=in_255ths).astype(np.uint8)
+
+
+def _in_255ths(image: DecodedImage, size: int, policy: str) -> FloatArray:
+    """float32 `[size, size, 3]`, nominally 0 to 255."""
     import tensorflow as tf
 
     crops, operation, half_pixel_centers = POLICIES[policy]
-    square = _centre_square(image, size) if crops else image.pixels
+    square = _centre_square(image, size) if crops else _whole(image)
     # Bilinear has a GPU kernel too, which would round differently and queue behind the model.
     with tf.device("CPU:0"):
         resized = getattr(tf.raw_ops, operation)(
@@ -77,7 +91,7 @@ def resize(image: DecodedImage, size: int, policy: str) -> FloatArray:
             half_pixel_centers=half_pixel_centers,
         )
     in_255ths: FloatArray = np.asarray(resized)[0]
-    return in_255ths / np.float32(255)
+    return in_255ths
 
 
 def _centre_square(image: DecodedImage, size: int) -> PixelArray:
@@ -88,11 +102,17 @@ def _centre_square(image: DecodedImage, size: int) -> PixelArray:
     """
     import tensorflow as tf
 
-    top, left, side = crop_box(image.pixels.shape[0], image.pixels.shape[1], size)
+    top, left, side = crop_box(image.height, image.width, size)
     if image.jpeg is None:
-        return image.pixels[top : top + side, left : left + side]
+        return _whole(image)[top : top + side, left : left + side]
     window = [top, left, side, side]
     try:
         return np.asarray(tf.raw_ops.DecodeAndCropJpeg(contents=image.jpeg, crop_window=window, channels=3))
     except tf.errors.InvalidArgumentError as error:
         raise BadImage("corrupt", "JPEG whose centre cannot be decoded") from error
+
+
+def _whole(image: DecodedImage) -> PixelArray:
+    if image.pixels is None:
+        raise ValueError("the whole image is wanted, but it was decoded for crops only")
+    return image.pixels

@@ -41,8 +41,27 @@ class Changes:
     duplicates: int
 
 
+@dataclass(frozen=True)
+class UnitSize:
+    """How new images are cut into units.
+
+    Attributes:
+        images: The most that a unit holds.
+        units: The fewest that the images are cut into, so that every thread has some, as long as
+        least_images: are left in each.
+    """
+
+    images: int
+    units: int = 1
+    least_images: int = 1
+
+    def of(self, n_images: int) -> int:
+        """Images a unit, where so many are to be cut."""
+        return min(self.images, max(self.least_images, -(-n_images // self.units)))
+
+
 def update(
-    output: str, list_images: Callable[[], Iterable[ImageRef]], images_per_unit: int
+    output: str, list_images: Callable[[], Iterable[ImageRef]], unit_size: UnitSize
 ) -> tuple[Index, Changes]:
     """Bring the index up to date with a listing: new images become new units, changed ones stay in theirs.
 
@@ -52,20 +71,20 @@ def update(
     Args:
         output: The output directory.
         list_images: Gives a fresh listing; of equal uris the first counts.
-        images_per_unit: Size of new units; existing ones keep theirs.
+        unit_size: Size of new units; existing ones keep theirs.
 
     Returns:
         The current index, and what the listing changed in it.
     """
     while True:
         current, token = read_current(index_directory(output))
-        index, changes = _next_snapshot(index_directory(output), current, list_images(), images_per_unit)
+        index, changes = _next_snapshot(index_directory(output), current, list_images(), unit_size)
         if index == current or _make_current(index, token):
             return index, changes
 
 
 def _next_snapshot(
-    directory: str, current: Index | None, listed: Iterable[ImageRef], images_per_unit: int
+    directory: str, current: Index | None, listed: Iterable[ImageRef], unit_size: UnitSize
 ) -> tuple[Index, Changes]:
     """The index after a listing, its new parts written but not yet current; `current` itself if nothing is new."""
     compared = _Comparison(current)
@@ -73,7 +92,7 @@ def _next_snapshot(
     writer = _SnapshotWriter(directory, snapshot, current.n_units if current else 0)
     complete = False
     try:
-        added = writer.add_units(compared.new_images(listed), images_per_unit)
+        added = writer.add_units(compared.new_images(listed), unit_size)
         kept = writer.replace_changed(current, compared.changed) if current else []
         complete = True
     finally:
@@ -129,10 +148,11 @@ class _SnapshotWriter:
         self._first_unit = first_unit
         self._parts = 0
 
-    def add_units(self, refs: Iterable[ImageRef], images_per_unit: int) -> list[Part]:
+    def add_units(self, refs: Iterable[ImageRef], unit_size: UnitSize) -> list[Part]:
         parts = []
         remaining = iter(refs)
-        while chunk := list(itertools.islice(remaining, images_per_unit * UNITS_PER_PART)):
+        while chunk := list(itertools.islice(remaining, unit_size.images * UNITS_PER_PART)):
+            images_per_unit = unit_size.of(len(chunk))
             chunk.sort(key=lambda ref: ref.uri)
             groups = [chunk[i : i + images_per_unit] for i in range(0, len(chunk), images_per_unit)]
             parts.append(self._write(groups, self._first_unit))

@@ -137,6 +137,18 @@ def list_names(directory: str, prefix: str = "") -> list[str]:
         return []
 
 
+def create(path: str) -> None:
+    """Make an empty file, and its directories; nothing happens where it is there already."""
+    while True:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))
+        except FileNotFoundError:
+            # Another process removed the directory in between.
+            continue
+        return
+
+
 def delete(path: str) -> None:
     """Remove a file or a directory and all below it; nothing happens where there is none."""
     if os.path.isdir(path):

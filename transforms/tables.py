@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from transforms.errors import RunError
 from transforms.fingerprints import Settings, VariantRun
-from transforms.records import Failure, FloatArray, ImageInfo, ScoreBatch, StepSeconds, Target
+from transforms.records import Failure, FloatArray, ImageInfo, ModelFacts, ScoreBatch, StepSeconds, Target
 from transforms.storage import open_file
 
 TOP_CLASSES = 5
@@ -60,6 +60,7 @@ class Footer:
         failures_file: Where they are, relative to the output directory; None where there are none.
         failures_by: How many for each `step: error`.
         seconds: Spent in each step, summed over threads.
+        model: How the module was run: its graph as loaded, frozen or folded, and how far that may be off.
         run: The run that wrote the file.
         started: Unix time in seconds when the unit's first image was asked for.
         finished: Unix time in seconds when the last one was written.
@@ -80,6 +81,7 @@ class Footer:
     failures_file: str | None
     failures_by: dict[str, int]
     seconds: StepSeconds
+    model: ModelFacts
     run: str
     started: float
     finished: float

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 
 from transforms import tally
 from transforms.commit import TargetWriter
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
-from transforms.records import Receipt, ScoreBatch
+from transforms.infer import METRICS
+from transforms.records import Receipt, ScoreBatch, StepSeconds
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,18 @@ class WriteUnits(beam.PTransform):
         return batches | beam.ParDo(self._dofn).with_output_types(Receipt)
 
 
+def count_batch(batch: ScoreBatch, write_seconds: float) -> None:
+    """Add a batch to Beam's metrics; on the runner's own thread, since those of other threads vanish."""
+    refs = [each.ref for each in batch.images] + [each.ref for each in batch.failures]
+    Metrics.counter(METRICS, "images").inc(len(refs))
+    Metrics.counter(METRICS, "bytes").inc(sum(ref.size or 0 for ref in refs))
+    for step, count in Counter(failure.step for failure in batch.failures).items():
+        Metrics.counter(METRICS, f"{step}_failures").inc(count)
+    Metrics.distribution(METRICS, "batch_images").update(len(batch.images))
+    for name, seconds in asdict(batch.seconds + StepSeconds(write=write_seconds)).items():
+        Metrics.distribution(METRICS, f"{name}_milliseconds").update(round(1000 * seconds))
+
+
 class _WriteUnits(beam.DoFn):
     """Holds the open writers of the unit that is under way, at most one a variant."""
 
@@ -85,10 +101,12 @@ class _WriteUnits(beam.DoFn):
             self._open[variant] = TargetWriter(self._output, run, batch.target, self._run_id)
         if variant not in self._open:
             raise RuntimeError(f"batch {batch.number} of {variant} came before batch 0 of its unit")
+        started = time.perf_counter()
         self._open[variant].add(batch)
         counts.add_batch(batch)
-        if batch.last:
-            receipt = self._open.pop(variant).commit()
+        receipt = self._open.pop(variant).commit() if batch.last else None
+        count_batch(batch, write_seconds=time.perf_counter() - started)
+        if receipt:
             counts.add_receipt(receipt)
             self._stop_rule.check(counts, variant)
             yield receipt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pipelines.config import check_at_least_one
-from pipelines.listing import MAX_IMAGES_PER_UNIT, check_output, list_work
+from pipelines.listing import check_output, list_work, unit_size
 
 
 def main(inputs: tuple[str, ...], output: str, images_per_unit: int | None, limit: int | None) -> int:
@@ -14,6 +14,6 @@ def main(inputs: tuple[str, ...], output: str, images_per_unit: int | None, limi
     check_at_least_one("--limit", limit)
     check_output(output)
     output = os.path.abspath(output)
-    work = list_work(inputs, output, images_per_unit or MAX_IMAGES_PER_UNIT, limit)
+    work = list_work(inputs, output, unit_size(images_per_unit), limit)
     print(os.path.join(output, "_index", work.snapshot))
     return 0

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines import model_dir
+from transforms import graphs
 from transforms.modules import Description
 from transforms.variants import Variant, find
 
@@ -50,4 +51,14 @@ def _pulled(variant: Variant, directory: str, random_weights: bool) -> str:
     ]
     weights = "RANDOM WEIGHTS, " if description.random_weights else ""
     path = model_dir.module_path(variant, directory)
-    return f"{variant.name}: {weights}{', '.join(gives)}, {seconds:.1f} s, {path}"
+    graph = _graph(variant, directory, description)
+    return f"{variant.name}: {weights}{', '.join(gives)}, {graph}, {seconds:.1f} s, {path}"
+
+
+def _graph(variant: Variant, directory: str, description: Description) -> str:
+    """What was done to the module's graph."""
+    facts = graphs.read_facts(model_dir.graph_path(variant, directory), variant, description.sha256)
+    if facts is None or facts.form == "loaded":
+        return f"as loaded ({facts.reason if facts else 'another process replaced its graph'})"
+    reason = f" ({facts.reason})" if facts.reason else ""
+    return f"{facts.folded} batch norms folded" if facts.form == "folded" else f"frozen{reason}"

@@ -1,0 +1,49 @@
+"""Where a run's time went, and what would make it faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from transforms import devices
+from transforms.records import StepSeconds
+from transforms.storage import READ_THREADS
+from transforms.tables import Footer
+
+ADVICE = {
+    "storage": "bring the images nearer (same region, local disk), or take more workers",
+    "decode": "take more CPU cores for each device, or smaller images",
+    "model": "take --precision fast, a smaller variant, a GPU or more workers",
+    "write": "take a faster output, or more --images-per-unit",
+}
+
+
+def verdict(footers: Iterable[Footer], run_id: str, precision: str) -> str:
+    """One line: which step the run waited for most, how much of its time that was, and what to change.
+
+    The chain of each harness thread is always in one of three places: waiting for the next image, in the model or
+    in the output. Where it mostly waits for images, storage or decoding is slow, whichever has the busier threads.
+
+    Args:
+        footers: Of all rows files; those of other runs do not count.
+        run_id: This run.
+        precision: Of this run.
+    """
+    total = sum((footer.seconds for footer in footers if footer.run == run_id), StepSeconds())
+    chain = {"wait": total.wait, "model": total.model, "write": total.write}
+    whole = sum(chain.values())
+    if not whole:
+        return "nothing was left to do"
+    share = {step: value / whole for step, value in chain.items()}
+    place = max(share, key=lambda step: share[step])
+    bottleneck = _slower_source(total) if place == "wait" else place
+    advice = ADVICE[bottleneck]
+    if precision == "fast":
+        advice = advice.replace("--precision fast, ", "")
+    return (
+        f"bottleneck: {bottleneck}. Of the time {share['wait']:.0%} went into waiting for images, "
+        f"{share['model']:.0%} into the model, {share['write']:.0%} into writing. To go faster, {advice}."
+    )
+
+
+def _slower_source(total: StepSeconds) -> str:
+    return "storage" if total.fetch / READ_THREADS > total.decode / devices.cores() else "decode"
