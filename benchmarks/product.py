@@ -84,8 +84,8 @@ def score(job: Job, variant: str, pixels: Any) -> dict[str, Any]:
 
 def all_pixels(job: Job, precision: str) -> list[Any]:
     """All batches' pixels of the job's only variant as Prepare makes them for a precision."""
-    (run,) = job.runs
-    wanted = replace(job, runs=(replace(run, precision=precision),))
+    (only,) = job.runs
+    wanted = replace(job, runs=(replace(only, precision=precision),))
     return [batch.pixels for unit in index_of(job).units() for batch in batches(wanted, unit) if len(batch)]
 
 
@@ -106,7 +106,13 @@ def step_function(job: Job, step: str) -> tuple[Callable[[Any], dict[str, Any]],
     if step == "loaded":
         function = module.function
     elif step == "frozen":
-        function = convert_variables_to_constants_v2(module.graph_function)
+        frozen = convert_variables_to_constants_v2(module.graph_function)
+        # It gives a list of what was a dict, which TensorFlow flattens by name.
+        names = sorted(module.graph_function.structured_outputs)
+
+        def function(batch: Any) -> dict[str, Any]:
+            return dict(zip(names, frozen(batch), strict=True))
+
     else:
         optimised = graphs.optimise(module, variant, sha256)
         if optimised.graph is None:

@@ -41,12 +41,12 @@ def built(build: Build) -> tuple[Any, dict[str, str]]:
     return graph.as_graph_def(), {name: tensor.name for name, tensor in outputs.items()}
 
 
-def outcome(graph: Any, names: dict[str, str]) -> dict[str, Any]:
+def outcome(graph: Any, names: dict[str, str], batch: Any = IMAGES) -> dict[str, Any]:
     def imported(images: Any) -> Any:
         return tf.graph_util.import_graph_def(graph, {"images:0": images}, list(names.values()), name="")
 
     return dict(
-        zip(names, tf1.wrap_function(imported, [tf.TensorSpec(None)])(tf.constant(IMAGES)), strict=True)
+        zip(names, tf1.wrap_function(imported, [tf.TensorSpec(None)])(tf.constant(batch)), strict=True)
     )
 
 
@@ -63,14 +63,6 @@ def folded(build: Build) -> tuple[Any, dict[str, str], int]:
         node.op.startswith("FusedBatchNorm") for node in folding.prune(graph, names.values()).node
     )
     return result, names, count
-
-
-def of_custom_gradient(images: Any) -> dict[str, Any]:
-    @tf.custom_gradient
-    def twice(x: Any) -> Any:
-        return 2 * x, lambda up: 2 * up
-
-    return {"a": twice(norm(twice(conv(twice(images))) + 0.0).y)}
 
 
 def swish(images: Any) -> dict[str, Any]:
@@ -110,10 +102,17 @@ def through_identities(images: Any) -> dict[str, Any]:
 
 
 def waited_for(images: Any) -> dict[str, Any]:
+    convolved, parameters = conv(images), [tf.constant(row) for row in PARAMETERS]
     with tf.control_dependencies([tf.debugging.assert_greater(tf.shape(images)[1], 1)]):
-        x = norm(conv(images)).y
+        x = norm(convolved, parameters=parameters).y
     with tf.control_dependencies([x]):
-        return {"a": tf.identity(images)}
+        return {"a": tf.identity(images, name="a")}
+
+
+def constant_of_a_function(images: Any) -> dict[str, Any]:
+    weights = tf.constant(WEIGHTS)
+    with tf.control_dependencies([images * 2]):
+        return {"a": norm(conv(images, tf.identity(weights))).y}
 
 
 FOLDS: dict[str, tuple[Build, int]] = {
@@ -128,6 +127,7 @@ FOLDS: dict[str, tuple[Build, int]] = {
     "swish": (swish, 1),
     "shared weights": (shared, 2),
     "waited for": (waited_for, 1),
+    "constant of a function": (constant_of_a_function, 1),
     "used twice": (lambda images: {"a": norm(conv(images)).y, "b": norm(conv(images)).y * 2}, 2),
 }
 
@@ -185,9 +185,10 @@ def scale_computed(images: Any) -> dict[str, Any]:
 
 
 def constant_of_a_branch(images: Any) -> dict[str, Any]:
-    with tf.control_dependencies([images]):
+    switched = tf.raw_ops.Switch(data=images, pred=tf.reduce_mean(images) < 1e9)
+    with tf.control_dependencies([tf.identity(switched.output_true)]):
         weights = tf.constant(WEIGHTS)
-    return {"a": norm(conv(images, weights)).y}
+    return {"a": norm(conv(switched.output_true, weights)).y}
 
 
 def half(images: Any) -> dict[str, Any]:
@@ -201,7 +202,7 @@ STAYS: dict[str, Build] = {
     "no convolution": lambda images: {"a": norm(tf.concat([images, images], 3)).y},
     "relu between": lambda images: {"a": norm(tf.nn.relu(conv(images))).y},
     "negative variance": lambda images: {
-        "a": norm(conv(images), parameters=PARAMETERS * [[1], [1], [1], [-1]]).y
+        "a": norm(conv(images), parameters=[*PARAMETERS[:3], -PARAMETERS[3]]).y
     },
     "convolution used": convolution_used,
     "convolution promised": convolution_promised,
@@ -236,7 +237,7 @@ def test_attributes_that_are_left_out_have_their_defaults() -> None:
     # The default of is_training is true; tests above have it false.
     graph, names = built(lambda images: {"a": norm(conv(images)).y})
     assert folding.fold(without(graph, "is_training"), names.values())[1] == 0
-    small = PARAMETERS * [[1], [1], [1], [1e-4]]
+    small = [*PARAMETERS[:3], PARAMETERS[3] / 10_000]
     graph, names = built(lambda images: {"a": norm(conv(images), parameters=small, epsilon=1e-4).y})
     expected = outcome(graph, names)
     result, count = folding.fold(without(graph, "epsilon", "data_format"), names.values())
@@ -299,3 +300,12 @@ def test_functions_and_versions_are_kept() -> None:
     result, _ = folding.fold(graph, names.values())
     assert result.library == graph.library
     assert result.versions == graph.versions
+
+
+def test_an_assertion_is_kept() -> None:
+    result, names, _ = folded(waited_for)
+    nodes = {node.name: node for node in result.node}
+    assert "^norm" in nodes["a"].input
+    assert nodes["norm"].input[-1].endswith("/Assert")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="assertion failed"):
+        outcome(result, names, IMAGES[:, :1])

@@ -12,10 +12,11 @@ from transforms import index, snapshots
 from transforms.errors import RunError
 from transforms.fingerprints import members_hash, uri_hash_sum
 from transforms.index import Index
+from transforms.snapshots import UnitSize
 
 
 def listed(output: Path, count: int) -> Index:
-    return snapshots.update(str(output), lambda: refs(count), 4)[0]
+    return snapshots.update(str(output), lambda: refs(count), UnitSize(4))[0]
 
 
 def test_units_carry_the_hashes_of_their_members(tmp_path: Path) -> None:

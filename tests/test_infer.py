@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import apache_beam as beam
 import numpy as np
 import pytest
-import tensorflow as tf
 from apache_beam import coders
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -20,10 +17,12 @@ from pipelines.config import RunConfig
 from pipelines.run import build
 from tests import tiny
 from tests.records import failure, info, refs, unit
-from transforms import modules, runtime
+from transforms import runtime
+from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
-from transforms.infer import EfficientNetHandler, score
-from transforms.records import PixelBatch, ScoreBatch, StepSeconds
+from transforms.infer import MAX_FAILED_CALLS, EfficientNetHandler, score
+from transforms.records import Failure, PixelBatch, ScoreBatch, StepSeconds
+from transforms.runtime import Scores
 from transforms.write import StopRule
 
 
@@ -61,18 +60,61 @@ def test_a_batch_without_images_needs_no_model(tiny_run: VariantRun) -> None:
     assert (scores.logits, scores.features, len(scores.failures)) == (None, None, 2)
 
 
-def test_a_process_loads_a_model_once(tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = []
-    load = modules.load
-    monkeypatch.setattr(modules, "load", lambda *arguments: loads.append(arguments) or load(*arguments))
-    monkeypatch.setattr(runtime, "_cache", {})
-    handlers = [EfficientNetHandler((tiny_run,)) for _ in range(4)]
-    threads = [threading.Thread(target=handler.load_model) for handler in handlers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(loads) == 1
+class FailingModels:
+    """Stands for a runtime whose model raises as often as it is told, for the first image of each batch."""
+
+    def __init__(self, failed_calls: int) -> None:
+        self.failed_calls = failed_calls
+
+    def score(self, variant: str, pixels: np.ndarray) -> Scores:
+        outputs = {"features": np.ones((len(pixels) - 1, tiny.FEATURES), np.float32)}
+        return Scores(outputs, {0: ("model_error", "too red")}, self.failed_calls)
+
+    def facts(self, variant: str) -> dict[str, str]:
+        return {"graph": "folded"}
+
+    def busy_percent(self) -> int:
+        return 50
+
+    def take_load_report(self) -> list[tuple[float, int]]:
+        return []
+
+
+def test_images_that_the_model_fails_on_are_failures(tiny_run: VariantRun) -> None:
+    batch = pixel_batch(tiny_run, 3, failed=1)
+    scores = score(batch, FailingModels(1))
+    assert scores.images == batch.images[1:]
+    assert scores.failures == (
+        *batch.failures,
+        Failure(batch.images[0].ref, "infer", "model_error", "too red"),
+    )
+    assert len(scores.features) == len(scores.images)
+    assert (scores.model, scores.failed_calls) == ({"graph": "folded"}, 1)
+
+
+def test_a_unit_in_which_the_model_raises_again_and_again_is_not_done(tiny_run: VariantRun) -> None:
+    handler, models = EfficientNetHandler((tiny_run,)), FailingModels(MAX_FAILED_CALLS // 2)
+    for number in (0, 1):
+        list(handler.run_inference(pixel_batch(tiny_run, 3, number=number, last=False), models))
+    with pytest.raises(RunError, match=r"raised 96 times in unit 0, which is left for later; .*: too red$"):
+        list(handler.run_inference(pixel_batch(tiny_run, 3, number=2), models))
+
+
+def test_the_model_s_failures_are_counted_for_each_unit_anew(tiny_run: VariantRun) -> None:
+    handler, models = EfficientNetHandler((tiny_run,)), FailingModels(MAX_FAILED_CALLS)
+    for _ in range(3):
+        assert len(list(handler.run_inference(pixel_batch(tiny_run, 3), models))) == 1
+
+
+def test_what_is_done_already_needs_no_model(tiny_run: VariantRun) -> None:
+    done = score(pixel_batch(tiny_run, 0, failed=2), models=None)
+    batch = replace(pixel_batch(tiny_run, 0), done=done)
+    assert list(EfficientNetHandler((tiny_run,)).run_inference(batch, None)) == [done]
+
+
+def test_a_worker_without_the_gpu_that_was_asked_for_refuses_to_start(tiny_run: VariantRun) -> None:
+    with pytest.raises(RunError, match="TensorFlow sees no GPU"):
+        EfficientNetHandler((tiny_run,), require_gpu=True).load_model()
 
 
 ORDER: list[str] = []
@@ -86,44 +128,6 @@ def make_batches(run: VariantRun) -> Iterator[PixelBatch]:
 
 def note(scores: ScoreBatch) -> None:
     ORDER.append(f"scored {scores.number}")
-
-
-def test_models_are_kept_by_module_and_precision(
-    tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "_cache", {})
-    first = runtime.load_models((tiny_run,))
-    assert runtime.load_models((tiny_run,)) is first
-    assert runtime.load_models((replace(tiny_run, module_sha256="0" * 64),)) is not first
-    assert runtime.load_models((replace(tiny_run, precision="fast"),)) is not first
-
-
-@pytest.mark.parametrize(("precision", "fast"), [("exact", False), ("fast", True)])
-def test_the_precision_is_set_before_the_first_call(tiny_run: VariantRun, precision: str, fast: bool) -> None:
-    runtime.set_precision((replace(tiny_run, precision=precision),))
-    assert tf.config.experimental.tensor_float_32_execution_enabled() is fast
-    options = tf.config.optimizer.get_experimental_options()
-    assert options.get("auto_mixed_precision_onednn_bfloat16", False) is fast
-    runtime.set_precision((tiny_run,))
-
-
-def test_one_batch_at_a_time_is_on_the_device() -> None:
-    running, most = [], []
-
-    def function(_: object) -> dict[str, object]:
-        running.append(1)
-        most.append(len(running))
-        time.sleep(0.01)
-        running.pop()
-        return {}
-
-    models = runtime.Models({"v": modules.Module("", function, None, None, None, None)})
-    threads = [threading.Thread(target=models.score, args=("v", np.zeros((1, 2, 2, 3)))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1, 1, 1]
 
 
 def test_batches_stay_in_order_and_are_not_held_back(tiny_run: VariantRun) -> None:

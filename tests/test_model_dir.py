@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import shutil
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import pytest
 
 from pipelines import model_dir
 from pipelines.commands import pull
+from pipelines.config import RunConfig
 from tests import tiny
-from transforms import modules
+from transforms import graphs, modules
 from transforms.errors import RunError
 from transforms.variants import Variant, find
 
@@ -169,3 +171,97 @@ def test_class_names_that_do_not_fit_are_refused(
     code, _, errors = pixelbeam("run", "--input", photographs, *options)
     assert code == 2
     assert "has 2 class names, the module gives 5 classes" in errors
+
+
+def pulled(tmp_path: Path) -> tuple[Variant, str, Path]:
+    """A tiny module of one's own that was described: the variant, the directory for modules, the kept graph."""
+    (tmp_path / "mine").mkdir()
+    variant = find(tiny.write_variant(str(tmp_path / "mine")))
+    models = str(tmp_path / "models")
+    model_dir.kept(variant, models)
+    return variant, models, Path(model_dir.graph_path(variant, models))
+
+
+def test_the_graph_of_a_module_of_one_s_own_is_kept_among_the_modules(tmp_path: Path) -> None:
+    variant, models, path = pulled(tmp_path)
+    assert sorted(os.listdir(models)) == [f"{variant.directory}.graph", f"{variant.directory}.json"]
+    assert sorted(os.listdir(tmp_path / "mine")) == ["module", "tiny.toml"]
+    optimised = graphs.read(str(path), modules.digest(variant.handle))
+    assert optimised.facts.form == "frozen"
+    config = RunConfig(
+        inputs=("x",), output="x", variants=(str(tmp_path / "mine" / "tiny.toml"),), model_dir=models
+    )
+    (run,) = model_dir.resolve_variants(config)
+    assert run.graph_path == str(path)
+    assert str(path) not in json.dumps(run.settings)
+
+
+def test_the_graph_of_a_made_module_is_kept(small_modules: str) -> None:
+    variant = find(B0)
+    sha256 = modules.digest(model_dir.module_path(variant, small_modules))
+    facts = graphs.read_facts(model_dir.graph_path(variant, small_modules), variant, sha256)
+    assert (facts.form, facts.folded) == ("folded", 59)
+
+
+def test_where_all_is_well_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant, models, path = pulled(tmp_path)
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr(modules, "load", None)
+    assert model_dir.kept(variant, models) is not None
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes().replace(b'"tensorflow": "2', b'"tensorflow": "1', 1)),
+    ],
+    ids=["missing", "cut", "stale"],
+)
+def test_a_graph_that_is_broken_or_stale_is_made_anew_from_one_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], object]
+) -> None:
+    variant, models, path = pulled(tmp_path)
+    sha256 = modules.digest(variant.handle)
+    load, loaded = modules.load, []
+    monkeypatch.setattr(modules, "load", lambda *a: loaded.append(a) or load(*a))
+    spoil(path)
+    assert graphs.read(str(path), sha256) is None
+    assert model_dir.kept(variant, models).sha256 == sha256
+    assert graphs.read(str(path), sha256) is not None
+    assert loaded == [(variant.handle, variant)]
+
+
+def test_the_graph_of_a_module_that_changed_is_made_anew(tmp_path: Path) -> None:
+    variant, models, path = pulled(tmp_path)
+    before = path.read_bytes()
+    shutil.rmtree(tmp_path / "mine" / "module")
+    tiny.write_module(str(tmp_path / "mine" / "module"), seed=1)
+    model_dir.kept(variant, models)
+    assert path.read_bytes() != before
+    assert graphs.read(str(path), modules.digest(variant.handle)) is not None
+
+
+def test_fewer_outputs_want_another_graph_and_description(tmp_path: Path) -> None:
+    variant, models, path = pulled(tmp_path)
+    toml = tmp_path / "mine" / "tiny.toml"
+    toml.write_text(toml.read_text().replace('["logits", "features"]', '["logits"]'))
+    description = model_dir.kept(find(str(toml)), models)
+    assert (description.n_classes, description.n_features) == (tiny.CLASSES, None)
+    assert set(graphs.read(str(path), modules.digest(variant.handle)).facts.outputs) == {"logits"}
+
+
+def test_pull_says_what_became_of_the_graph(tmp_path: Path, small_modules: str, pixelbeam) -> None:
+    code, output, _ = pixelbeam("pull", "--variant", B0, "--random-weights", "--model-dir", small_modules)
+    assert code == 0
+    assert "1,280 features, 59 batch norms folded, " in output
+    variant, models, path = pulled(tmp_path)
+    toml = tmp_path / "mine" / "tiny.toml"
+    assert ", frozen, " in pixelbeam("pull", "--variant", toml, "--model-dir", models)[1]
+    kept = graphs.read(str(path), modules.digest(variant.handle))
+    facts = dataclasses.replace(kept.facts, form="loaded", reason="it holds RandomUniform")
+    graphs.keep(str(path), graphs.Optimised(None, facts))
+    output = pixelbeam("pull", "--variant", toml, "--model-dir", models)[1]
+    assert ", as loaded (it holds RandomUniform), " in output

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transforms import images, prepare, snapshots
+from transforms import attempts, images, prepare, snapshots
 from transforms.commit import TargetWriter
 from transforms.errors import BadImage, RunError
 from transforms.fingerprints import VariantRun
@@ -23,6 +23,7 @@ from transforms.prepared import prepare_image
 from transforms.records import Failure, ImageRef, PixelBatch, Unit
 from transforms.resize import resize
 from transforms.runtime import load_models
+from transforms.snapshots import UnitSize
 from transforms.storage import Fetched, fetch, reference
 
 
@@ -32,7 +33,7 @@ def unit_of(tmp_path: Path):
 
     def make(paths: list[Path], output: Path = tmp_path / "out") -> Unit:
         refs = [reference(str(path)) for path in paths]
-        work, _ = snapshots.update(str(output), lambda: refs, len(refs))
+        work, _ = snapshots.update(str(output), lambda: refs, UnitSize(len(refs)))
         return next(work.units())
 
     return make
@@ -46,6 +47,11 @@ def other_run(tiny_run: VariantRun) -> VariantRun:
     )
 
 
+def prepared(unit: Unit, runs: tuple[VariantRun, ...], batch_size: int) -> Iterator[PixelBatch]:
+    """The batches of a unit into an output that holds nothing of it."""
+    return prepare_unit(unit, str(Path(unit.index_part).parents[2] / "empty"), runs, "run", batch_size)
+
+
 def decoded(path: str) -> images.DecodedImage:
     return images.decode(Path(path).read_bytes())
 
@@ -56,7 +62,7 @@ def outcomes(batches: list[PixelBatch]) -> list[str]:
 
 def test_batches_are_full_numbered_and_end_once(photographs: Path, unit_of, tiny_run: VariantRun) -> None:
     paths = sorted(photographs.glob("*.jpg"))[:10]
-    batches = list(prepare_unit(unit_of(paths), "nowhere", (tiny_run,), 4))
+    batches = list(prepared(unit_of(paths), (tiny_run,), 4))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert [batch.number for batch in batches] == [0, 1, 2]
     assert [batch.last for batch in batches] == [False, False, True]
@@ -67,7 +73,7 @@ def test_batches_are_full_numbered_and_end_once(photographs: Path, unit_of, tiny
 def test_a_batch_holds_what_decode_and_resize_give(photographs: Path, unit_of, tiny_run, other_run) -> None:
     paths = sorted(photographs.glob("*.jpg"))[:5]
     runs = (tiny_run, other_run)
-    batches = list(prepare_unit(unit_of(paths), "nowhere", runs, 5))
+    batches = list(prepared(unit_of(paths), runs, 5))
     assert [batch.target.variant for batch in batches] == [run.variant.name for run in runs]
     for run, batch in zip(runs, batches, strict=True):
         for path, info, pixels in zip(paths, batch.images, batch.pixels, strict=True):
@@ -82,19 +88,19 @@ def test_one_decode_serves_all_variants(
     paths = sorted(photographs.glob("*.jpg"))[:6]
     decodes = []
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data: decodes.append(data) or decode(data))
-    list(prepare_unit(unit_of(paths), "nowhere", (tiny_run, other_run), 4))
+    monkeypatch.setattr(images, "decode", lambda data, crops: decodes.append(data) or decode(data, crops))
+    list(prepared(unit_of(paths), (tiny_run, other_run), 4))
     assert len(decodes) == len(paths)
 
 
 def test_what_is_done_is_passed_over(tmp_path: Path, photographs: Path, unit_of, tiny_run, other_run) -> None:
     unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
     writer = TargetWriter(str(tmp_path), tiny_run, tiny_run.target(unit), "run")
-    for batch in prepare_unit(unit, str(tmp_path), (tiny_run,), 4):
+    for batch in prepare_unit(unit, str(tmp_path), (tiny_run,), "run", 4):
         writer.add(score(batch, load_models((tiny_run,))))
     receipt = writer.commit()
-    batches = list(prepare_unit(unit, str(tmp_path), (tiny_run, other_run), 4))
-    assert [(batch.target.variant, batch.receipt) for batch in batches] == [
+    batches = list(prepare_unit(unit, str(tmp_path), (tiny_run, other_run), "run", 4))
+    assert [(batch.target.variant, batch.done and batch.done.receipt) for batch in batches] == [
         (tiny_run.variant.name, receipt),
         (other_run.variant.name, None),
     ]
@@ -127,12 +133,12 @@ def test_every_image_has_one_outcome(
         paths.append(folder / f"{number:02d}.jpg")
         paths[-1].write_bytes(content[kind])
     refs = [reference(str(path)) for path in paths]
-    work, _ = snapshots.update(str(folder / "out"), lambda: refs, max(1, len(refs)))
+    work, _ = snapshots.update(str(folder / "out"), lambda: refs, UnitSize(max(1, len(refs))))
     for path, kind in zip(paths, pattern, strict=True):
         if kind == "gone":
             path.unlink()
     for unit in work.units():
-        batches = list(prepare_unit(unit, "nowhere", (tiny_run,), size))
+        batches = list(prepared(unit, (tiny_run,), size))
         done = [info.ref.uri for batch in batches for info in batch.images]
         failed = [(failure.ref.uri, failure.error) for batch in batches for failure in batch.failures]
         kinds = {"text": "not_an_image", "empty": "empty", "cut": "truncated", "gone": "not_found"}
@@ -149,8 +155,8 @@ def test_no_more_than_a_batch_is_prepared_ahead(
 ) -> None:
     begun = itertools.count()
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data: (next(begun), decode(data))[1])
-    batches = prepare_unit(unit_of(sorted(photographs.glob("*.jpg"))), "nowhere", (tiny_run,), 4)
+    monkeypatch.setattr(images, "decode", lambda data, crops: (next(begun), decode(data, crops))[1])
+    batches = prepared(unit_of(sorted(photographs.glob("*.jpg"))), (tiny_run,), 4)
     next(batches)
     # The batch itself, one image that told that it was not the last, and what is ahead of that.
     assert next(begun) <= 4 + 1 + 4
@@ -158,7 +164,7 @@ def test_no_more_than_a_batch_is_prepared_ahead(
 
 def test_a_batch_of_failures_alone_still_ends_the_unit(tmp_path: Path, unit_of, tiny_run: VariantRun) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
-    (batch,) = prepare_unit(unit_of([tmp_path / "a.jpg"]), "nowhere", (tiny_run,), 4)
+    (batch,) = prepared(unit_of([tmp_path / "a.jpg"]), (tiny_run,), 4)
     assert (len(batch), batch.last, [failure.error for failure in batch.failures]) == (0, True, ["empty"])
 
 
@@ -181,7 +187,7 @@ def test_an_outage_is_no_failure_of_the_images(
     unit = unit_of(sorted(photographs.glob("*.jpg"))[:20])
     refuse(monkeypatch, error, how_many)
     with pytest.raises(RunError, match=message):
-        list(prepare_unit(unit, "nowhere", (tiny_run,), 2))
+        list(prepared(unit, (tiny_run,), 2))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +205,7 @@ def test_some_images_that_cannot_be_read_are_failures(
 ) -> None:
     unit = unit_of(sorted(photographs.glob("*.jpg"))[:images])
     refuse(monkeypatch, error, how_many)
-    batches = list(prepare_unit(unit, "nowhere", (tiny_run,), 3))
+    batches = list(prepared(unit, (tiny_run,), 3))
     failures = [failure for batch in batches for failure in batch.failures]
     assert [(failure.error, failure.attempts) for failure in failures] == [(error, 2)] * how_many
 
@@ -236,8 +242,77 @@ def test_seconds_are_shared_among_the_variants(
     monkeypatch.setattr(prepare, "fetch_many", fetch_many)
     paths = sorted(photographs.glob("*.jpg"))[:2]
     before = time.time()
-    first, second = prepare_unit(unit_of(paths), "nowhere", (tiny_run, other_run), 4)
+    first, second = prepared(unit_of(paths), (tiny_run, other_run), 4)
     assert first.seconds == second.seconds
     assert first.seconds.fetch == 3.0
     assert first.seconds.decode > 0
     assert before <= first.started <= time.time()
+
+
+def test_where_every_variant_crops_no_jpeg_is_decoded_whole(
+    photographs: Path, unit_of, tiny_run, other_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = []
+    decode = images._decode_with_tensorflow
+    monkeypatch.setattr(images, "_decode_with_tensorflow", lambda *a: whole.append(a) or decode(*a))
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
+    list(prepared(unit, (tiny_run,), 4))
+    assert len(whole) == 0
+    list(prepared(unit, (tiny_run, other_run), 4))
+    assert len(whole) == 3
+
+
+def test_a_jpeg_without_its_end_is_decoded_whole_and_so_found_out(
+    photographs: Path, unit_of, tiny_run: VariantRun, tmp_path: Path
+) -> None:
+    content = (photographs / "photo-00000.jpg").read_bytes()
+    # All but the last rows, which no crop reaches.
+    (tmp_path / "cut.jpg").write_bytes(content[:-20])
+    (batch,) = prepared(unit_of([tmp_path / "cut.jpg"]), (tiny_run,), 4)
+    assert [failure.error for failure in batch.failures] == ["truncated"]
+
+
+def test_fast_batches_are_bytes(photographs: Path, unit_of, tiny_run: VariantRun) -> None:
+    paths = sorted(photographs.glob("*.jpg"))[:3]
+    (batch,) = prepared(unit_of(paths), (replace(tiny_run, precision="fast"),), 4)
+    assert (batch.pixels.dtype, batch.pixels.shape) == (np.uint8, (3, 32, 32, 3))
+    for path, pixels in zip(paths, batch.pixels, strict=True):
+        exact = resize(decoded(str(path)), 32, tiny_run.variant.resize)
+        assert np.abs(pixels / 255.0 - exact).max() < 0.003
+
+
+def test_the_wait_for_images_is_counted(
+    photographs: Path, unit_of, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda *a: (time.sleep(0.05), decode(*a))[1])
+    batches = list(prepared(unit_of(sorted(photographs.glob("*.jpg"))[:4]), (tiny_run,), 2))
+    assert sum(batch.seconds.wait for batch in batches) > 0.05
+
+
+def test_each_attempt_at_a_unit_leaves_a_marker_before_it_starts(
+    tmp_path: Path, photographs: Path, unit_of, tiny_run: VariantRun
+) -> None:
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
+    for attempt in (1, 2):
+        next(prepare_unit(unit, str(tmp_path / "empty"), (tiny_run,), "run", 2))
+        assert attempts.count(str(tmp_path / "empty"), unit.number) == attempt
+
+
+def test_the_third_attempt_is_one_image_at_a_time_and_gives_the_same_scores(
+    tmp_path: Path, photographs: Path, unit_of, tiny_run: VariantRun, other_run: VariantRun
+) -> None:
+    (tmp_path / "text.jpg").write_text("milk, bread")
+    unit = unit_of([*sorted(photographs.glob("*.jpg"))[:5], tmp_path / "text.jpg"])
+    runs = (tiny_run, other_run)
+    expected = [score(batch, load_models(runs)) for batch in prepared(unit, runs, 32)]
+    for _ in range(prepare.ATTEMPTS_TOGETHER):
+        attempts.begin(str(tmp_path / "empty"), "dead", unit.number)
+    batches = list(prepare_unit(unit, str(tmp_path / "empty"), runs, "run", 2))
+    assert [len(batch) for batch in batches] == [0, 0]
+    for batch, scores in zip(batches, expected, strict=True):
+        assert batch.done.target == batch.target == scores.target
+        assert (batch.done.images, batch.done.failures) == (scores.images, scores.failures)
+        assert (batch.done.number, batch.done.last) == (0, True)
+        np.testing.assert_allclose(batch.done.features, scores.features, rtol=1e-4)
+        np.testing.assert_allclose(batch.done.logits, scores.logits, rtol=1e-4, atol=1e-6)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests import photos, reference
 from transforms.errors import BadImage
 from transforms.images import decode
-from transforms.records import DecodedImage
-from transforms.resize import POLICIES, crop_box, resize
+from transforms.records import DecodedImage, PixelArray
+from transforms.resize import POLICIES, crop_box, resize, resize_to_bytes
 
 Reference = Callable[[bytes, int], npt.NDArray[np.float32]]
 
@@ -37,6 +37,13 @@ JPEGS = [
     for seed, (height, width) in enumerate(ODD_SIZES)
 ]
 edges = st.integers(1, 200_000)
+
+
+def whole(pixels: PixelArray) -> DecodedImage:
+    """An image that was no JPEG."""
+    return DecodedImage(pixels.shape[0], pixels.shape[1], 1, pixels)
+
+
 sizes = st.integers(1, 1024)
 
 
@@ -44,15 +51,28 @@ sizes = st.integers(1, 1024)
 def test_equals_the_published_preprocessing_bit_for_bit(published: Reference, policy: str, size: int) -> None:
     assert len(JPEGS) >= 20
     for data, shape in zip(JPEGS, ODD_SIZES, strict=True):
-        image = decode(data)
-        made = resize(image, size, policy)
-        np.testing.assert_array_equal(made, published(data, size), strict=True, err_msg=str(shape))
+        for crops_only in {False, POLICIES[policy].crops}:
+            made = resize(decode(data, crops_only), size, policy)
+            np.testing.assert_array_equal(made, published(data, size), strict=True, err_msg=str(shape))
 
 
 def test_a_jpeg_whose_crop_cannot_be_decoded_is_a_bad_image() -> None:
     image = decode(JPEGS[-3])
     with pytest.raises(BadImage, match="corrupt"):
         resize(replace(image, jpeg=JPEGS[-3][:300]), 224, "center_crop_bicubic")
+
+
+def test_bytes_are_the_published_values_rounded_and_clipped() -> None:
+    for published, policy, size in REFERENCES:
+        made = resize_to_bytes(decode(JPEGS[-3]), size, policy)
+        expected = np.clip(published(JPEGS[-3], size).astype(np.float64) * 255, 0, 255)
+        assert made.dtype == np.uint8
+        assert np.abs(made - expected).max() <= 0.5 + 1e-4
+
+
+def test_the_whole_image_cannot_be_had_of_crops() -> None:
+    with pytest.raises(ValueError, match="decoded for crops only"):
+        resize(decode(JPEGS[-3], crops_only=True), 480, "squash_bilinear")
 
 
 def test_bicubic_overshoots_and_is_not_clipped() -> None:

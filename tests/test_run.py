@@ -9,15 +9,25 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.metrics import MetricsFilter
 
+import pipelines.run
 from pipelines import listing
-from pipelines.run import default_batch_size, default_unit, exit_code, reason_of
+from pipelines.config import RunConfig
+from pipelines.run import default_unit, exit_code, reason_of
 from tests import bad, dataset, photos, tiny
 from tests.records import footer, refs, unit
-from transforms import index, snapshots
+from transforms import attempts, devices, index, runtime, snapshots
+from transforms.comparison import LEAST_COSINE
+from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
+from transforms.infer import METRICS
 from transforms.listing import list_images
+from transforms.snapshots import UnitSize
+from transforms.tables import read_footer
+from transforms.write import StopRule
 
 
 @pytest.fixture
@@ -361,7 +371,7 @@ def test_500_images_of_which_60_are_bad_in_12_ways(
     assert pixelbeam("verify", out, "--deep")[0] == 0
 
 
-def test_defaults_follow_the_variants(tiny_run: VariantRun) -> None:
+def test_the_default_unit_follows_the_variants(tiny_run: VariantRun) -> None:
     def sized(size: int, multiply_adds: float | None) -> tuple[VariantRun, ...]:
         return (
             replace(
@@ -369,7 +379,6 @@ def test_defaults_follow_the_variants(tiny_run: VariantRun) -> None:
             ),
         )
 
-    assert default_batch_size(sized(224, 0.39)) > default_batch_size(sized(456, 10.3))
     assert default_unit(sized(224, 0.001)) == 4096
     assert 64 <= default_unit(sized(480, 1000.0)) < default_unit(sized(480, 24.6)) < 4096
 
@@ -415,3 +424,80 @@ def test_a_surprise_comes_with_its_traceback() -> None:
     *traceback, last = reason_of(error).splitlines()
     assert traceback == ["Traceback (most recent call last):", "  File x", "KeyError: 'y'"]
     assert last == "the pipeline failed, what was committed stays; run the same command again"
+
+
+def test_the_summary_ends_in_one_verdict(run) -> None:
+    _, output, _ = run()
+    assert output.splitlines()[-1].startswith("bottleneck: ")
+    _, output, _ = run()
+    assert output.splitlines()[-1] == "nothing was left to do"
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_one_line_before_anything_is_written(
+    run, out: Path
+) -> None:
+    code, _, errors = run("--require-gpu")
+    assert (code, errors.count("\n"), out.exists()) == (1, 1, False)
+    assert errors.startswith("pixelbeam: --require-gpu, but TensorFlow sees no GPU")
+
+
+def test_a_gpu_option_of_dataflow_implies_that_one_is_required() -> None:
+    option = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+    assert RunConfig(("x",), "x", ("x",), "x", beam_options=(option,)).wants_gpu
+    assert not RunConfig(("x",), "x", ("x",), "x", beam_options=("--region=x",)).wants_gpu
+
+
+def test_the_rows_say_how_the_module_was_run(run, out: Path) -> None:
+    run()
+    footers = [read_footer(str(path)) for path in only(out).glob("*.parquet")]
+    assert [footer.model["graph"] for footer in footers] == ["frozen"] * 3
+    assert all(footer.model["difference"] < 1e-5 for footer in footers)
+    run("--precision", "fast", "--replace")
+    devices.set_precision("exact")
+    for path in only(out).glob("*.parquet"):
+        assert min(read_footer(str(path)).model["cosine_to_exact"].values()) >= LEAST_COSINE
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RunError("no"), None])
+def test_an_end_in_order_leaves_no_markers(
+    run, out: Path, monkeypatch: pytest.MonkeyPatch, end: object
+) -> None:
+    seen = []
+
+    def launch(pipeline: object) -> None:
+        launched(pipeline)
+        seen.extend(os.listdir(out / "_attempts"))
+        if end:
+            raise end
+
+    launched = pipelines.run.launch
+    monkeypatch.setattr(pipelines.run, "launch", launch)
+    attempts.begin(str(out), "a run that died", 7)
+    run()
+    assert len(seen) == 4
+    left = os.listdir(out / "_attempts") if (out / "_attempts").exists() else []
+    assert [name.split(".")[1] for name in left] == (["a run that died"] if end else [])
+
+
+def test_beam_s_metrics_tell_what_was_done(
+    tmp_path: Path, folder: Path, tiny_run: VariantRun, models: str, tiny_toml: str
+) -> None:
+    config = RunConfig((str(folder),), str(tmp_path / "out"), (tiny_toml,), models, batch_size=4)
+    work = listing.list_work(config.inputs, config.output, UnitSize(10), None)
+    runtime._cache.clear()
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        pipelines.run.build(pipeline, work.part_paths(), config, (tiny_run,), "run", StopRule(26, 1.0))
+    found = pipeline.result.metrics().query(MetricsFilter().with_namespace(METRICS))
+    counters = {counter.key.metric.name: counter.result for counter in found["counters"]}
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert {name: counters[name] for name in ("images", "bytes", "decode_failures")} == {
+        "images": 26,
+        "bytes": size,
+        "decode_failures": 2,
+    }
+    distributions = {each.key.metric.name: each.result for each in found["distributions"]}
+    assert (distributions["batch_images"].sum, distributions["batch_images"].max) == (24, 4)
+    steps = {f"{step}_milliseconds" for step in ("fetch", "decode", "wait", "model", "write", "model_load")}
+    assert steps | {"device_busy_percent", "model_bytes"} <= set(distributions)
+    assert distributions["model_load_milliseconds"].count == distributions["model_bytes"].count == 1
+    assert distributions["device_busy_percent"].count == 3

@@ -49,3 +49,14 @@ def test_read_graph_has_no_inner_functions(tmp_path: Path, *, tf1: bool) -> None
 def test_first_line_is_never_empty() -> None:
     assert first_line(ValueError("\none\ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError"
+
+
+def test_first_line_finds_what_went_wrong_in_a_graph() -> None:
+    @tf.function
+    def fails(x: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.Assert(x > 0, ["too small"])]):
+            return tf.identity(x)
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        fails(tf.constant(-1.0))
+    assert first_line(raised.value) == "assertion failed: [too small]"

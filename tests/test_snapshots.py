@@ -15,11 +15,11 @@ from tests.records import refs
 from transforms import index, snapshots
 from transforms.index import Index
 from transforms.records import ImageRef
-from transforms.snapshots import Changes
+from transforms.snapshots import Changes, UnitSize
 
 
 def update(output: Path, listed: Iterable[ImageRef], images_per_unit: int = 4) -> tuple[Index, Changes]:
-    return snapshots.update(str(output), lambda: listed, images_per_unit)
+    return snapshots.update(str(output), lambda: listed, UnitSize(images_per_unit))
 
 
 def members(work: Index) -> list[list[ImageRef]]:
@@ -158,7 +158,7 @@ def test_two_listings_at_once_make_one_index(tmp_path: Path) -> None:
                 barrier.wait(30)
             yield from images[2:]
 
-        results.append(snapshots.update(str(tmp_path), listed, 4)[0])
+        results.append(snapshots.update(str(tmp_path), listed, UnitSize(4))[0])
 
     mine, other = refs(6), [*refs(4), ImageRef("/more/a.jpg", 1, "1")]
     threads = [threading.Thread(target=listing, args=(images,)) for images in (mine, other)]
@@ -172,3 +172,14 @@ def test_two_listings_at_once_make_one_index(tmp_path: Path) -> None:
     assert listed_once == sorted({ref.uri for ref in [*mine, *other]})
     folders = {part.path.split("/")[0] for part in work.parts}
     assert set(os.listdir(tmp_path / "_index")) == {"CURRENT.json", *folders}
+
+
+@pytest.mark.parametrize(("images", "units"), [(10, 1), (1_000, 16), (4_000, 16), (100_000, 25)])
+def test_a_small_listing_is_cut_for_all_threads_unless_units_get_too_small(images: int, units: int) -> None:
+    size = UnitSize(images=4096, units=16, least_images=60)
+    assert -(-images // size.of(images)) == units
+
+
+def test_units_are_cut_as_their_size_says(tmp_path: Path) -> None:
+    work, _ = snapshots.update(str(tmp_path), lambda: refs(20), UnitSize(images=100, units=4, least_images=2))
+    assert [unit.n_images for unit in work.units()] == [5, 5, 5, 5]

@@ -239,3 +239,23 @@ def test_delete_may_run_twice(tmp_path: Path) -> None:
         storage.delete(path)
         storage.delete(path)
     assert not folder.exists()
+
+
+def test_a_file_is_created_with_its_directories_though_they_vanish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a" / "b" / "marker"
+    make, vanished = os.makedirs, iter([True, False])
+
+    def makedirs(name: str, exist_ok: bool = False) -> None:
+        make(name, exist_ok=exist_ok)
+        if name == str(path.parent) and next(vanished):
+            os.rmdir(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "makedirs", makedirs)
+        storage.create(str(path))
+    assert path.read_bytes() == b""
+    path.write_bytes(b"content")
+    storage.create(str(path))
+    assert path.read_bytes() == b"content"

@@ -65,7 +65,9 @@ def test_a_bundle_that_failed_half_way_can_be_done_again(dofn, tiny_run: Variant
 
 def test_what_was_done_before_gives_its_receipt(dofn, tiny_run: VariantRun, tmp_path: Path) -> None:
     receipt = Receipt(tiny_run.variant.name, 3, 7, 1, "path")
-    done = ScoreBatch(tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), 0.0, receipt)
+    done = ScoreBatch(
+        tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), 0.0, receipt=receipt
+    )
     assert feed(dofn, done) == [receipt]
     assert tally.of_run(str(tmp_path), tmp_path.name).snapshot() == (0, 0, 8)
     dofn.finish_bundle()
@@ -74,7 +76,9 @@ def test_what_was_done_before_gives_its_receipt(dofn, tiny_run: VariantRun, tmp_
 def test_failures_of_earlier_runs_do_not_stop_this_one(tmp_path: Path, tiny_run: VariantRun) -> None:
     dofn = WriteUnits(str(tmp_path), (tiny_run,), tmp_path.name, StopRule(30, 0.1))._dofn
     before = Receipt(tiny_run.variant.name, 0, 0, 10, "path")
-    done = ScoreBatch(tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), 0.0, before)
+    done = ScoreBatch(
+        tiny_run.target(unit(IMAGES)), 0, True, (), None, None, (), StepSeconds(), 0.0, receipt=before
+    )
     (receipt,) = feed(dofn, *batches(tiny_run, unit(IMAGES, number=1), IMAGES[:7], IMAGES[7:]))
     assert feed(dofn, done) == [before]
     assert feed(dofn, done) == [before]

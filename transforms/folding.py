@@ -11,12 +11,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.python.framework import op_def_registry
 
 from transforms.records import FloatArray
 
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 _FORMATS = (b"NHWC", b"NCHW")
+# What parts a graph into branches and loops.
+_CONTROL_FLOW = ("Switch", "RefSwitch", "Enter", "RefEnter")
 _FLOAT = tf.float32.as_datatype_enum
 # The default of the three operations, which a graph may leave out.
 _EPSILON = 1e-4
@@ -51,6 +54,7 @@ def fold(graph: Any, outputs: Collection[str]) -> tuple[Any, int]:
     """
     folded = GraphDef()
     folded.CopyFrom(graph)
+    _drop_needless_waiting(folded)
     _bypass_identities(folded)
     folded = prune(folded, outputs)
     nodes = {node.name: node for node in folded.node}
@@ -84,6 +88,25 @@ def prune(graph: Any, outputs: Collection[str]) -> Any:
     return pruned
 
 
+def _drop_needless_waiting(graph: Any) -> None:
+    """Lets constants and identities wait for nothing, as those of an inlined function do for its call.
+
+    Not in a graph with branches, where waiting decides whether there is a value, or with an operation that has an
+    effect, such as an Assert.
+    """
+    definitions = {node.op: op_def_registry.get(node.op) for node in graph.node}
+    if any(
+        op in _CONTROL_FLOW or definition is None or definition.is_stateful
+        for op, definition in definitions.items()
+    ):
+        return
+    for node in graph.node:
+        if node.op in ("Const", "Identity", "IdentityN"):
+            inputs = [name for name in node.input if not name.startswith("^")]
+            del node.input[:]
+            node.input.extend(inputs)
+
+
 def _bypass_identities(graph: Any) -> None:
     """Lets every node read what an Identity, or the IdentityN of a custom gradient, only hands on."""
     origins: dict[str, str] = {}
@@ -104,7 +127,7 @@ def _find(norm: Any, nodes: Mapping[str, Any], uses: Mapping[str, int]) -> _Fold
     # Both attributes may be left out, and `is_training` is then true.
     if norm.op not in _BATCH_NORMS or "is_training" not in norm.attr or norm.attr["is_training"].b:
         return None
-    if norm.attr["T"].type != _FLOAT or any(uses[f"{norm.name}:{number}"] for number in range(1, 6)):
+    if any(uses[f"{norm.name}:{number}"] for number in range(1, 6)):
         return None
     parameters = _constants(norm.input[1:5], nodes)
     before = list(_before(norm, nodes, uses))
@@ -115,14 +138,15 @@ def _find(norm: Any, nodes: Mapping[str, Any], uses: Mapping[str, int]) -> _Fold
     if weights is None or None in biases:
         return None
     gamma, beta, mean, variance = parameters
-    scale = gamma / np.sqrt(variance + (norm.attr["epsilon"].f if "epsilon" in norm.attr else _EPSILON))
+    variance = variance + (norm.attr["epsilon"].f if "epsilon" in norm.attr else _EPSILON)
+    if not (variance > 0).all():
+        return None
+    scale = gamma / np.sqrt(variance)
     bias = beta + (sum(each[0] for each in biases if each) - mean) * scale
     of_weights = weights[0]
     # A depthwise convolution makes the channels [input, multiplier] of weights [height, width, input, multiplier].
     depthwise = before[-1].op == "DepthwiseConv2dNative"
     of_weights = of_weights * (scale.reshape(of_weights.shape[2:]) if depthwise else scale)
-    if not (np.isfinite(of_weights).all() and np.isfinite(bias).all()):
-        return None
     return _Fold(before[-1], of_weights.astype(np.float32), bias.astype(np.float32))
 
 

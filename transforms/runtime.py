@@ -206,7 +206,7 @@ def batch_size(weights_bytes: int, activation_bytes: int, slots: int) -> int:
     """Images a batch: the largest power of two whose tensors fit into each slot's share of the device's memory."""
     kind = devices.kind()
     budget = (devices.memory_bytes() * MEMORY_SHARE[kind] - weights_bytes) / slots
-    fitting = int(budget / max(1, TENSORS_AT_ONCE * activation_bytes))
+    fitting = max(0, int(budget / max(1, TENSORS_AT_ONCE * activation_bytes)))
     return min(LARGEST_BATCH[kind], 1 << max(0, fitting.bit_length() - 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +78,12 @@ def first_convolution(images: Any) -> Any | None:
 
 
 def first_line(error: Exception) -> str:
-    """What TensorFlow says of an error, without the traces that it appends."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What TensorFlow says of an error, without the traces that it puts around it."""
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("Graph execution error:"):
+        # Where each operation was made comes first, a blank line after each trace, then what went wrong.
+        text = re.split(r"\n\s*\n", text)[-1]
+    return text.splitlines()[0]
 
 
 @functools.cache
