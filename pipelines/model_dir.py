@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 
 from pipelines.config import RunConfig
-from transforms import graphs, modules
+from transforms import graph_files, graphs, modules
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
 from transforms.variants import Variant, class_names, find
@@ -50,7 +50,7 @@ def kept(variant: Variant, model_dir: str) -> modules.Description | None:
     if not os.path.isdir(path):
         return None
     description, sha256 = _read_description(variant, model_dir), modules.digest(path)
-    graph = graphs.read_facts(graph_path(variant, model_dir), variant, sha256)
+    graph = graph_files.read_facts(graph_path(variant, model_dir), variant, sha256)
     if description is None or description.sha256 != sha256 or graph is None:
         description, optimised = _describe(path, variant)
         _write(variant, model_dir, description, optimised)
@@ -158,7 +158,7 @@ def _write(
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(description.to_json(), file, indent=1)
     os.replace(temporary, path)
-    graphs.keep(graph_path(variant, model_dir), optimised)
+    graph_files.keep(graph_path(variant, model_dir), optimised)
 
 
 def resolve_variants(config: RunConfig) -> tuple[VariantRun, ...]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from pipelines import model_dir
 from tests.tiny_modules import features_of, tiny_variant, write_tf1_hub, write_tf2
-from transforms import comparison, devices, graphs, modules
+from transforms import comparison, devices, graph_files, graphs, modules
 from transforms.comparison import Comparison
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
@@ -31,7 +31,7 @@ def run_of(folder: Path, variant: Any, module: Path, graph: bool = True) -> Vari
     path = str(folder / f"{variant.directory}.graph")
     sha256 = modules.digest(str(module))
     if graph:
-        graphs.keep(path, graphs.optimise(modules.load(str(module), variant), variant, sha256))
+        graph_files.keep(path, graphs.optimise(modules.load(str(module), variant), variant, sha256))
     return VariantRun(variant, str(module), sha256, path, None, 5, "fast", None, random_weights=False)
 
 
@@ -100,7 +100,7 @@ def test_a_module_without_a_graph_is_compared_as_it_was_loaded(tmp_path: Path) -
 
     write_tf2(tmp_path / "module", call)
     run = run_of(tmp_path, FEATURES, tmp_path / "module")
-    assert graphs.read(run.graph_path, run.module_sha256).graph is None
+    assert graph_files.read(run.graph_path, run.module_sha256).graph is None
     found = comparison.compare(run.graph_path, run.module_path, FEATURES, run.module_sha256)
     assert 0.99 < found.mean["features"] <= 1
 

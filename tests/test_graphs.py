@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from pipelines import model_dir
 from tests.tiny_modules import features_of, tiny_variant, write_tf1_hub, write_tf2
-from transforms import devices, folding, graphs, modules, random_weights
-from transforms.graphs import relative_l2
+from transforms import devices, folding, graph_files, graphs, modules, random_weights
+from transforms.probe import probe, relative_l2
 from transforms.variants import Variant, find
 
 TF1 = "google/efficientnet/b0/classification/1"
@@ -77,7 +77,7 @@ def small(
     """A small module of each format, and its graph as `pull` kept it."""
     variant = find(request.param)
     module = modules.load(model_dir.module_path(variant, small_modules), variant)
-    optimised = graphs.read(model_dir.graph_path(variant, small_modules), modules.digest(module.path))
+    optimised = graph_files.read(model_dir.graph_path(variant, small_modules), modules.digest(module.path))
     assert optimised is not None
     return module, variant, optimised
 
@@ -102,7 +102,7 @@ class TestSmallModules:
     @pytest.mark.parametrize("n", [1, 3])
     def test_give_the_scores_of_the_loaded_module(self, small: Any, n: int) -> None:
         module, variant, optimised = small
-        images = unit(graphs.probe(variant, 3)[:n])
+        images = unit(probe(variant, 3)[:n])
         expected = module.function(images)
         got = graphs.function(optimised, variant, "exact")(tf.constant(images))
         assert set(got) == set(expected) == set(variant.outputs)
@@ -112,7 +112,7 @@ class TestSmallModules:
 
     def test_take_the_bytes_of_the_images_too(self, small: Any) -> None:
         module, variant, optimised = small
-        pixels = graphs.probe(variant, 2)
+        pixels = probe(variant, 2)
         expected = graphs.function(optimised, variant, "exact")(tf.constant(unit(pixels)))
         loaded = module.function(unit(pixels))
         for name, values in graphs.function(optimised, variant, "fast")(tf.constant(pixels)).items():
@@ -142,7 +142,7 @@ def test_full_size_modules_are_folded(tmp_path: Path, name: str, count: int) -> 
     print(name, facts)
     assert (facts.form, facts.folded) == ("folded", count)
     assert facts.difference <= 1e-5
-    images = unit(graphs.probe(variant, 1))
+    images = unit(probe(variant, 1))
     expected = module.function(images)
     for output, values in graphs.function(optimised, variant, "exact")(tf.constant(images)).items():
         assert relative_l2(np.asarray(values), np.asarray(expected[output])) <= 1e-5
@@ -170,7 +170,7 @@ class TestFallback:
         assert (optimised.facts.form, optimised.facts.folded) == ("frozen", 0)
         assert optimised.facts.reason.startswith("folded, its scores differ by ")
         assert optimised.facts.difference <= 1e-5
-        images = unit(graphs.probe(variant, 2))
+        images = unit(probe(variant, 2))
         got = graphs.function(optimised, variant, "exact")(tf.constant(images))
         np.testing.assert_allclose(got["features"], module.function(images)["features"], rtol=1e-5)
 
@@ -263,7 +263,7 @@ class TestFunction:
         variant = tiny_variant(input_range=(0.0, 255.0))
         module = modules.load(str(tmp_path), variant)
         optimised = graphs.optimise(module, variant, "0")
-        pixels = graphs.probe(variant, 2)
+        pixels = probe(variant, 2)
         batch = tf.constant(pixels if precision == "fast" else unit(pixels))
         expected = module.function(unit(pixels))
         for function in (
@@ -276,7 +276,7 @@ class TestFunction:
     def test_of_a_loaded_module_keeps_its_variables_alive(self, tmp_path: Path) -> None:
         write_tf1_hub(tmp_path)
         variant = tiny_variant()
-        images = unit(graphs.probe(variant, 2))
+        images = unit(probe(variant, 2))
         module = modules.load(str(tmp_path), variant)
         expected = module.function(images)["logits"]
         function = graphs.loaded_function(module, variant, "exact")
@@ -295,18 +295,18 @@ def optimised(tmp_path_factory: pytest.TempPathFactory) -> graphs.Optimised:
 class TestKept:
     def test_comes_back_as_it_was(self, tmp_path: Path, optimised: graphs.Optimised) -> None:
         path = str(tmp_path / "new" / "graph")
-        graphs.keep(path, optimised)
-        again = graphs.read(path, "0")
-        assert again.facts == optimised.facts == graphs.read_facts(path, FEATURES, "0")
+        graph_files.keep(path, optimised)
+        again = graph_files.read(path, "0")
+        assert again.facts == optimised.facts == graph_files.read_facts(path, FEATURES, "0")
         assert again.graph == optimised.graph
-        graphs.keep(path, optimised)
+        graph_files.keep(path, optimised)
         assert os.listdir(tmp_path / "new") == ["graph"]
 
     def test_that_there_is_none_is_kept_too(self, tmp_path: Path) -> None:
         module, variant = random_module(tmp_path / "module")
         optimised = graphs.optimise(module, variant, "0")
-        graphs.keep(str(tmp_path / "graph"), optimised)
-        again = graphs.read(str(tmp_path / "graph"), "0")
+        graph_files.keep(str(tmp_path / "graph"), optimised)
+        again = graph_files.read(str(tmp_path / "graph"), "0")
         assert (again.graph, again.facts) == (None, optimised.facts)
 
     @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ class TestKept:
             lambda path: path.write_bytes(b"[]\n" + path.read_bytes()),
             lambda path: path.write_bytes(b"\xff\n" + path.read_bytes()),
             lambda path: rewrite(path, lambda head: head.pop("sha256")),
-            lambda path: rewrite(path, lambda head: head.update(format=graphs.FORMAT + 1)),
+            lambda path: rewrite(path, lambda head: head.update(format=graph_files.FORMAT + 1)),
             lambda path: rewrite(path, lambda head: head.update(facts=None)),
             lambda path: rewrite(path, lambda head: head["facts"].pop("form")),
             lambda path: rewrite(path, lambda head: head["facts"].update(tensorflow="2.20.0")),
@@ -332,42 +332,42 @@ class TestKept:
         self, tmp_path: Path, optimised: graphs.Optimised, spoil: Any
     ) -> None:
         path = tmp_path / "graph"
-        graphs.keep(str(path), optimised)
+        graph_files.keep(str(path), optimised)
         spoil(path)
-        assert graphs.read(str(path), "0") is None
-        assert graphs.read_facts(str(path), FEATURES, "0") is None
+        assert graph_files.read(str(path), "0") is None
+        assert graph_files.read_facts(str(path), FEATURES, "0") is None
 
     def test_that_is_no_graph_is_not_there(self, tmp_path: Path, optimised: graphs.Optimised) -> None:
         class Garbage:
             def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
                 return b"\xff" * 9
 
-        graphs.keep(str(tmp_path / "graph"), dataclasses.replace(optimised, graph=Garbage()))
-        assert graphs.read(str(tmp_path / "graph"), "0") is None
+        graph_files.keep(str(tmp_path / "graph"), dataclasses.replace(optimised, graph=Garbage()))
+        assert graph_files.read(str(tmp_path / "graph"), "0") is None
 
     @pytest.mark.parametrize("change", [{"size": 24}, {"outputs": ("logits",)}])
     def test_facts_are_of_one_size_and_of_some_outputs(
         self, tmp_path: Path, optimised: graphs.Optimised, change: dict
     ) -> None:
         path = str(tmp_path / "graph")
-        graphs.keep(path, optimised)
-        assert graphs.read_facts(path, FEATURES, "0") == optimised.facts
-        assert graphs.read_facts(path, dataclasses.replace(FEATURES, **change), "0") is None
+        graph_files.keep(path, optimised)
+        assert graph_files.read_facts(path, FEATURES, "0") == optimised.facts
+        assert graph_files.read_facts(path, dataclasses.replace(FEATURES, **change), "0") is None
 
     def test_an_interrupted_write_leaves_what_was_there(
         self, tmp_path: Path, optimised: graphs.Optimised, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = str(tmp_path / "graph")
-        graphs.keep(path, optimised)
+        graph_files.keep(path, optimised)
 
         def fail(*_: Any) -> None:
             raise OSError("disk full")
 
         monkeypatch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="disk full"):
-            graphs.keep(path, dataclasses.replace(optimised, graph=None))
+            graph_files.keep(path, dataclasses.replace(optimised, graph=None))
         assert os.listdir(tmp_path) == ["graph"]
-        assert graphs.read(path, "0").graph == optimised.graph
+        assert graph_files.read(path, "0").graph == optimised.graph
 
 
 def rewrite(path: Path, change: Any) -> None:
@@ -380,9 +380,9 @@ def rewrite(path: Path, change: Any) -> None:
 
 def test_probes_are_always_the_same_and_unlike_each_other() -> None:
     variant = tiny_variant(size=64)
-    images = graphs.probe(variant, 4)
+    images = probe(variant, 4)
     assert (images.shape, images.dtype) == ((4, 64, 64, 3), np.uint8)
-    np.testing.assert_array_equal(images, graphs.probe(variant, 4))
+    np.testing.assert_array_equal(images, probe(variant, 4))
     flat = images.reshape(4, -1).astype(np.float64)
     assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.8
     # Neighbours are alike, as in a photograph, and the range is used.

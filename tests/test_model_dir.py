@@ -19,7 +19,7 @@ from pipelines import model_dir
 from pipelines.commands import pull
 from pipelines.config import RunConfig
 from tests import tiny
-from transforms import graphs, modules
+from transforms import graph_files, graphs, modules
 from transforms.errors import RunError
 from transforms.variants import Variant, find
 
@@ -186,7 +186,7 @@ def test_the_graph_of_a_module_of_one_s_own_is_kept_among_the_modules(tmp_path: 
     variant, models, path = pulled(tmp_path)
     assert sorted(os.listdir(models)) == [f"{variant.directory}.graph", f"{variant.directory}.json"]
     assert sorted(os.listdir(tmp_path / "mine")) == ["module", "tiny.toml"]
-    optimised = graphs.read(str(path), modules.digest(variant.handle))
+    optimised = graph_files.read(str(path), modules.digest(variant.handle))
     assert optimised.facts.form == "frozen"
     config = RunConfig(
         inputs=("x",), output="x", variants=(str(tmp_path / "mine" / "tiny.toml"),), model_dir=models
@@ -199,7 +199,7 @@ def test_the_graph_of_a_module_of_one_s_own_is_kept_among_the_modules(tmp_path: 
 def test_the_graph_of_a_made_module_is_kept(small_modules: str) -> None:
     variant = find(B0)
     sha256 = modules.digest(model_dir.module_path(variant, small_modules))
-    facts = graphs.read_facts(model_dir.graph_path(variant, small_modules), variant, sha256)
+    facts = graph_files.read_facts(model_dir.graph_path(variant, small_modules), variant, sha256)
     assert (facts.form, facts.folded) == ("folded", 59)
 
 
@@ -228,9 +228,9 @@ def test_a_graph_that_is_broken_or_stale_is_made_anew_from_one_loading(
     load, loaded = modules.load, []
     monkeypatch.setattr(modules, "load", lambda *a: loaded.append(a) or load(*a))
     spoil(path)
-    assert graphs.read(str(path), sha256) is None
+    assert graph_files.read(str(path), sha256) is None
     assert model_dir.kept(variant, models).sha256 == sha256
-    assert graphs.read(str(path), sha256) is not None
+    assert graph_files.read(str(path), sha256) is not None
     assert loaded == [(variant.handle, variant)]
 
 
@@ -241,7 +241,7 @@ def test_the_graph_of_a_module_that_changed_is_made_anew(tmp_path: Path) -> None
     tiny.write_module(str(tmp_path / "mine" / "module"), seed=1)
     model_dir.kept(variant, models)
     assert path.read_bytes() != before
-    assert graphs.read(str(path), modules.digest(variant.handle)) is not None
+    assert graph_files.read(str(path), modules.digest(variant.handle)) is not None
 
 
 def test_fewer_outputs_want_another_graph_and_description(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_fewer_outputs_want_another_graph_and_description(tmp_path: Path) -> Non
     toml.write_text(toml.read_text().replace('["logits", "features"]', '["logits"]'))
     description = model_dir.kept(find(str(toml)), models)
     assert (description.n_classes, description.n_features) == (tiny.CLASSES, None)
-    assert set(graphs.read(str(path), modules.digest(variant.handle)).facts.outputs) == {"logits"}
+    assert set(graph_files.read(str(path), modules.digest(variant.handle)).facts.outputs) == {"logits"}
 
 
 def test_pull_says_what_became_of_the_graph(tmp_path: Path, small_modules: str, pixelbeam) -> None:
@@ -260,8 +260,8 @@ def test_pull_says_what_became_of_the_graph(tmp_path: Path, small_modules: str, 
     variant, models, path = pulled(tmp_path)
     toml = tmp_path / "mine" / "tiny.toml"
     assert ", frozen, " in pixelbeam("pull", "--variant", toml, "--model-dir", models)[1]
-    kept = graphs.read(str(path), modules.digest(variant.handle))
+    kept = graph_files.read(str(path), modules.digest(variant.handle))
     facts = dataclasses.replace(kept.facts, form="loaded", reason="it holds RandomUniform")
-    graphs.keep(str(path), graphs.Optimised(None, facts))
+    graph_files.keep(str(path), graphs.Optimised(None, facts))
     output = pixelbeam("pull", "--variant", toml, "--model-dir", models)[1]
     assert ", as loaded (it holds RandomUniform), " in output

@@ -424,3 +424,20 @@ def test_a_description_says_what_was_found_and_survives_json(tmp_path: Path) -> 
     np.testing.assert_allclose(description.input_at_low, -MEAN / STDDEV, rtol=1e-5)
     np.testing.assert_allclose(description.input_at_high, (1 - MEAN) / STDDEV, rtol=1e-5)
     assert modules.Description.from_json(json.loads(json.dumps(description.to_json()))) == description
+
+
+def test_a_module_with_a_table_is_one_line(tmp_path: Path) -> None:
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer([0, 1], [2.0, 3.0]), 1.0)
+
+    class WithTable(tf.Module):
+        def __init__(self) -> None:
+            self.table = table
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="inputs")])
+        def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_mean(inputs, [1, 2]) * self.table.lookup(tf.constant(0))
+
+    module = WithTable()
+    tf.saved_model.save(module, str(tmp_path), signatures=module.__call__)
+    with pytest.raises(RunError, match="holds what its graph alone does not, such as a table"):
+        modules.load(str(tmp_path), tiny_variant(format="tf2", outputs=("features",)))

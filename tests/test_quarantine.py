@@ -104,7 +104,7 @@ def test_images_that_kill_the_process_are_failures_and_the_others_are_scored(
             assert {name: values[0].tobytes() for name, values in outputs.items()} == {
                 name: values.tobytes() for name, values in mine.items()
             }
-            assert all(values.dtype == np.float32 for values in mine.values())
+            assert {(values.dtype, values.ndim) for values in mine.values()} == {(np.dtype(np.float32), 1)}
 
 
 def test_an_image_that_hangs_is_a_failure_within_a_time(
@@ -128,7 +128,10 @@ def test_a_child_that_is_killed_costs_the_image_that_it_has_and_no_other(
     assert isinstance(killed.outcome, Failure)
     assert killed.outcome.message == "the process that worked on it died: SIGKILL, perhaps for want of memory"
     assert reasons([next(images)]) == [None]
-    children()[0].kill()
+    (child,) = children()
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     assert reasons([next(images)]) == [None]
     images.close()
 
@@ -175,7 +178,7 @@ def test_it_works_from_a_script_without_a_guard_and_dies_with_it(
 ) -> None:
     refs = write(touchy.GREY, touchy.HANGS)
     (tmp_path / "arguments").write_bytes(pickle.dumps((refs, runs)))
-    (tmp_path / "types.py").write_text("raise RuntimeError('the working directory is not for imports')")
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('the working directory is not for imports')")
     # Beam, which the child must not need, cannot be imported; and the script must run only once.
     (tmp_path / "script").mkdir()
     (tmp_path / "script" / "apache_beam.py").write_text("raise RuntimeError('Beam is heavy')")

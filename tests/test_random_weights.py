@@ -50,7 +50,7 @@ def read(path: Path) -> SavedModel:
 def check_health(path: Path, name: str) -> None:
     """The module is what the catalogue promises, and its scores are finite, small and different for each image."""
     variant = find(name)
-    description = modules.describe(str(path), variant)
+    description = modules.describe(modules.load(str(path), variant), variant)
     assert description.n_features == variant.n_features[0]
     assert description.n_classes == (variant.n_classes[0] if variant.n_classes else None)
     v2 = "v2" in name

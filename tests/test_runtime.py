@@ -14,9 +14,10 @@ import pytest
 from pipelines import model_dir
 from pipelines.config import RunConfig
 from tests import touchy_modules as touchy
-from transforms import comparison, devices, graphs, modules, runtime
+from transforms import comparison, devices, graph_files, graphs, modules, runtime
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
+from transforms.probe import probe
 from transforms.records import FloatArray
 from transforms.runtime import Model, Models, load_models
 
@@ -58,8 +59,8 @@ def test_a_process_loads_a_module_once_whatever_the_threads(
     tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads, loads = [], []
-    read, load = graphs.read, modules.load
-    monkeypatch.setattr(graphs, "read", lambda *arguments: reads.append(arguments) or read(*arguments))
+    read, load = graph_files.read, modules.load
+    monkeypatch.setattr(graph_files, "read", lambda *arguments: reads.append(arguments) or read(*arguments))
     monkeypatch.setattr(modules, "load", lambda *arguments: loads.append(arguments) or load(*arguments))
     monkeypatch.setattr(runtime, "_cache", {})
     threads = [threading.Thread(target=load_models, args=((tiny_run,),)) for _ in range(4)]
@@ -99,7 +100,7 @@ def test_fast_takes_bytes_and_exact_takes_floats(
     tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "_cache", {})
-    images = graphs.probe(tiny_run.variant, 3)
+    images = probe(tiny_run.variant, 3)
     exact = load_models((tiny_run,)).score(tiny_run.variant.name, images.astype(np.float32) / 255)
     fast = load_models((replace(tiny_run, precision="fast"),)).score(tiny_run.variant.name, images)
     devices.set_precision("exact")

@@ -28,7 +28,9 @@ WAIT = """
 def main():
     try:
         print(os.getpid(), flush=True)
-        time.sleep(60)
+        # A signal that comes just before a sleep does not cut it short.
+        for _ in range(600):
+            time.sleep(0.1)
     except KeyboardInterrupt:
         time.sleep(0.3)
         print("in order", flush=True)

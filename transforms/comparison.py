@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from transforms import devices, graphs, modules
+from transforms import devices, graph_files, graphs, modules
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
+from transforms.probe import probe
 from transforms.records import FloatArray
 from transforms.variants import Variant
 
@@ -98,8 +99,8 @@ def compare(graph_path: str, module_path: str, variant: Variant, module_sha256: 
 def measure(graph_path: str, module_path: str, variant: Variant, module_sha256: str) -> Comparison:
     """`compare` in this process, which computes fast from then on."""
     devices.configure()
-    pixels = graphs.probe(variant, N_PROBES)
-    optimised = graphs.read(graph_path, module_sha256)
+    pixels = probe(variant, N_PROBES)
+    optimised = graph_files.read(graph_path, module_sha256)
     if optimised is None or optimised.graph is None:
         make = functools.partial(graphs.loaded_function, modules.load(module_path, variant), variant)
     else:

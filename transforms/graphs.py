@@ -1,36 +1,27 @@
-"""A loaded module's graph, optimised: frozen, folded, checked against the module, kept in one file."""
+"""A loaded module's graph, optimised: frozen, folded, checked against the module."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
-import os
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
-from google.protobuf.message import DecodeError
-from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from transforms import devices, folding
 from transforms.modules import Module
-from transforms.records import FloatArray
+from transforms.probe import probe, relative_l2
 from transforms.saved_models import first_line
 from transforms.variants import Output, Variant
 
 Form = Literal["folded", "frozen", "loaded"]
 
-FORMAT = 1
-"""Changes with what a kept file holds, so that older ones are made anew."""
 TOLERANCE = 1e-5
 """Relative L2 by which an optimised graph's outputs may differ from the module's; folding takes about 3e-6."""
 N_PROBES = 4
@@ -148,70 +139,6 @@ def loaded_function(module: Module, variant: Variant, precision: str) -> Any:
     return _concrete(module.graph_function, variant, precision)
 
 
-def keep(path: str, optimised: Optimised) -> None:
-    """Writes one file, atomically: a line of JSON with the facts and the graph's hash, then the graph.
-
-    It may be written twice or by two processes: the last one wins, with the same content.
-    """
-    body = b"" if optimised.graph is None else optimised.graph.SerializeToString(deterministic=True)
-    head = {
-        "format": FORMAT,
-        "sha256": hashlib.sha256(body).hexdigest(),
-        "facts": optimised.facts.to_json(),
-    }
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(json.dumps(head).encode() + b"\n" + body)
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def read(path: str, module_sha256: str) -> Optimised | None:
-    """What `keep` wrote; None where it is missing, broken, or of another module, TensorFlow or format."""
-    found = _read(path, module_sha256)
-    if found is None:
-        return None
-    facts, body = found
-    try:
-        return Optimised(None if facts.form == "loaded" else GraphDef.FromString(body), facts)
-    except DecodeError:
-        return None
-
-
-def read_facts(path: str, variant: Variant, module_sha256: str) -> GraphFacts | None:
-    """The facts of a kept graph that `read` would give and that is for this variant's size and outputs.
-
-    The graph's hash is checked, which takes as long as its bytes; it is not parsed.
-    """
-    found = _read(path, module_sha256)
-    if found is None or found[0].size != variant.size or set(found[0].outputs) != set(variant.outputs):
-        return None
-    return found[0]
-
-
-def probe(variant: Variant, n: int) -> npt.NDArray[np.uint8]:
-    """The same `n` images at each call, uint8 `[n, size, size, 3]`, that have what photographs have.
-
-    Smooth fields whose contrast falls with their frequency, brightness more than colour, and a little noise: a
-    network tells them apart, so that a wrong scale or channel moves its scores.
-    """
-    size, random = variant.size, np.random.default_rng(0)
-    images = np.zeros([n, size, size, 3])
-    for cells in (2, 4, 8, 16, 32, 64):
-        grid = random.normal(size=(n, cells, cells, 1)) + 0.4 * random.normal(size=(n, cells, cells, 3))
-        places = np.linspace(0, cells - 1, size)[:, None] - np.arange(cells)
-        weights = np.maximum(0, 1 - np.abs(places))
-        images += np.einsum("yi,nijc,xj->nyxc", weights, grid, weights, optimize=True) * cells**-0.7
-    images += 0.03 * random.normal(size=images.shape)
-    spread = images.std(axis=(1, 2, 3), keepdims=True)
-    images = 127.5 + 55 * (images - images.mean(axis=(1, 2, 3), keepdims=True)) / spread
-    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
-
-
 def _freeze(module: Module, facts: GraphFacts) -> Any:
     """The module's graph with constants for variables, and only what its outputs take.
 
@@ -251,12 +178,6 @@ def _best(module: Module, variant: Variant, frozen: Any, facts: GraphFacts) -> O
     return Optimised(None, dataclasses.replace(facts, reason=reason))
 
 
-def relative_l2(values: FloatArray, expected: FloatArray) -> float:
-    """The worst of `|values - expected| / |expected|` over the rows of two arrays `[n, width]`; may be NaN."""
-    norms = np.maximum(np.linalg.norm(expected, axis=1), np.finfo(np.float32).tiny)
-    return float(np.max(np.linalg.norm(values - expected, axis=1) / norms))
-
-
 def _sized(graph: Any, facts: GraphFacts) -> GraphFacts:
     """The facts with the sizes that a frozen graph shows."""
     with tf.Graph().as_default() as inferred:
@@ -289,22 +210,6 @@ def _concrete(scores: Callable[[Any], dict[str, Any]], variant: Variant, precisi
     dtype = tf.uint8 if precision == "fast" else tf.float32
     images = tf.TensorSpec([None, variant.size, variant.size, 3], dtype, name="pixels")
     return tf.function(scaled, input_signature=[images], autograph=False).get_concrete_function()
-
-
-def _read(path: str, module_sha256: str) -> tuple[GraphFacts, bytes] | None:
-    try:
-        with open(path, "rb") as file:
-            head, body = json.loads(file.readline()), file.read()
-        facts = GraphFacts.from_json(head["facts"])
-        fresh = (head["format"], facts.module_sha256, facts.tensorflow) == (
-            FORMAT,
-            module_sha256,
-            tf.__version__,
-        )
-        whole = head["sha256"] == hashlib.sha256(body).hexdigest()
-    except (OSError, ValueError, TypeError, LookupError):
-        return None
-    return (facts, body) if fresh and whole else None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager.lift_to_graph import UnliftableError
 
 from transforms.errors import RunError
 from transforms.random_weights import RANDOM_WEIGHTS_MARK
@@ -117,7 +118,12 @@ def load(path: str, variant: Variant) -> Module:
             f"{path}: takes {graph.images.dtype.name} images of shape {graph.images.shape},"
             f" the catalogue says float32 {wanted} for {variant.name}"
         )
-    graph_function = graph.prune(graph.images, graph.outputs)
+    try:
+        graph_function = graph.prune(graph.images, graph.outputs)
+    except UnliftableError as error:
+        raise RunError(
+            f"{path}: holds what its graph alone does not, such as a table; export it without"
+        ) from error
     low, high = variant.input_range
 
     def function(images: Any) -> dict[str, Any]:

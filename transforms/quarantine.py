@@ -54,7 +54,7 @@ class Quarantined:
     seconds: StepSeconds = field(default_factory=StepSeconds)
 
 
-# Python's -I keeps out what lies in the user's working directory; the path is the parent's own.
+# The parent's own path; -c would put the user's working directory first.
 _WORK = "import sys; sys.path[:] = {path}; from transforms import quarantine; quarantine.work({fd}, {parent})"
 
 
@@ -148,7 +148,6 @@ class _Child:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    "-I",
                     "-c",
                     _WORK.format(path=sys.path, fd=theirs.fileno(), parent=os.getpid()),
                 ],

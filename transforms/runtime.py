@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from transforms import comparison, devices, graphs, modules
+from transforms import comparison, devices, graph_files, graphs, modules
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.prepared import empty_batch
@@ -239,7 +239,7 @@ def _load(run: VariantRun) -> Model:
     """The kept graph of the run's module; where there is none that fits, the module is loaded and optimised."""
     compared = comparison.check(run) if run.precision == "fast" else None
     devices.set_precision(run.precision)
-    optimised = graphs.read(run.graph_path, run.module_sha256)
+    optimised = graph_files.read(run.graph_path, run.module_sha256)
     module = None
     if optimised is None or optimised.graph is None:
         module = modules.load(run.module_path, run.variant)

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines import model_dir
-from transforms import graphs
+from transforms import graph_files
 from transforms.modules import Description
 from transforms.variants import Variant, find
 
@@ -57,7 +57,7 @@ def _pulled(variant: Variant, directory: str, random_weights: bool) -> str:
 
 def _graph(variant: Variant, directory: str, description: Description) -> str:
     """What was done to the module's graph."""
-    facts = graphs.read_facts(model_dir.graph_path(variant, directory), variant, description.sha256)
+    facts = graph_files.read_facts(model_dir.graph_path(variant, directory), variant, description.sha256)
     if facts is None or facts.form == "loaded":
         return f"as loaded ({facts.reason if facts else 'another process replaced its graph'})"
     reason = f" ({facts.reason})" if facts.reason else ""
