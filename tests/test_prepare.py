@@ -290,13 +290,20 @@ def test_the_wait_for_images_is_counted(
     assert sum(batch.seconds.wait for batch in batches) > 0.05
 
 
-def test_each_attempt_at_a_unit_leaves_a_marker_before_it_starts(
+def test_an_attempt_has_a_marker_from_before_its_first_batch_to_after_its_last(
     tmp_path: Path, photographs: Path, unit_of, tiny_run: VariantRun
 ) -> None:
-    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
-    for attempt in (1, 2):
-        next(prepare_unit(unit, str(tmp_path / "empty"), (tiny_run,), "run", 2))
-        assert attempts.count(str(tmp_path / "empty"), unit.number) == attempt
+    unit, output = unit_of(sorted(photographs.glob("*.jpg"))[:3]), str(tmp_path / "empty")
+    whole, broken_off = (prepare_unit(unit, output, (tiny_run,), "run", 2) for _ in range(2))
+    next(whole)
+    assert attempts.count(output, unit.number) == 1
+    next(broken_off)
+    assert attempts.count(output, unit.number) == 2
+    assert next(whole).last
+    assert attempts.count(output, unit.number) == 2
+    assert list(whole) == []
+    broken_off.close()
+    assert attempts.count(output, unit.number) == 0
 
 
 def test_the_third_attempt_is_one_image_at_a_time_and_gives_the_same_scores(

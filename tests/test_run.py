@@ -462,21 +462,22 @@ def test_the_rows_say_how_the_module_was_run(run, out: Path) -> None:
 def test_an_end_in_order_leaves_no_markers(
     run, out: Path, monkeypatch: pytest.MonkeyPatch, end: object
 ) -> None:
-    seen = []
-
     def launch(pipeline: object) -> None:
         launched(pipeline)
-        seen.extend(os.listdir(out / "_attempts"))
+        assert os.listdir(out / "_attempts") == [os.path.basename(others)]
+        # A thread that is at a unit does not hear of Ctrl-C.
+        (record,) = (out / "_runs").iterdir()
+        attempts.begin(str(out), record.stem, 0)
         if end:
             raise end
 
     launched = pipelines.run.launch
     monkeypatch.setattr(pipelines.run, "launch", launch)
-    attempts.begin(str(out), "a run that died", 7)
-    run()
-    assert len(seen) == 4
-    left = os.listdir(out / "_attempts") if (out / "_attempts").exists() else []
-    assert [name.split(".")[1] for name in left] == (["a run that died"] if end else [])
+    others = attempts.begin(str(out), "a run that died", 7)
+    code, _, _ = run()
+    left = [os.path.basename(others)] if end else []
+    assert (os.listdir(out / "_attempts") if left else (out / "_attempts").exists()) == (left or False)
+    assert (code == 0) is (end is None)
 
 
 def test_beam_s_metrics_tell_what_was_done(

@@ -14,10 +14,17 @@ from transforms import storage
 DIRECTORY = "_attempts"
 
 
-def begin(output: str, run_id: str, unit_number: int) -> None:
-    """Leave a marker of this attempt at a unit; each attempt leaves its own, also a retry within one run."""
+def begin(output: str, run_id: str, unit_number: int) -> str:
+    """Leave a marker of this attempt at a unit, and return it; each attempt leaves its own."""
     name = f"{_prefix(unit_number)}{run_id}.{uuid.uuid4().hex[:8]}"
-    storage.create(os.path.join(output, DIRECTORY, name))
+    marker = os.path.join(output, DIRECTORY, name)
+    storage.create(marker)
+    return marker
+
+
+def end(marker: str) -> None:
+    """Remove an attempt's marker: the process outlived it, whether it came to anything or not."""
+    storage.delete(marker)
 
 
 def count(output: str, unit_number: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
@@ -58,8 +59,8 @@ def fold(graph: Any, outputs: Collection[str]) -> tuple[Any, int]:
     _bypass_identities(folded)
     folded = prune(folded, outputs)
     nodes = {node.name: node for node in folded.node}
-    uses = Counter(_tensor(name) for node in folded.node for name in node.input)
-    uses.update(map(_tensor, outputs))
+    uses = Counter(tensor_of(name) for node in folded.node for name in node.input)
+    uses.update(map(tensor_of, outputs))
     count = 0
     for norm in list(folded.node):
         found = _find(norm, nodes, uses)
@@ -72,10 +73,10 @@ def fold(graph: Any, outputs: Collection[str]) -> tuple[Any, int]:
 def prune(graph: Any, outputs: Collection[str]) -> Any:
     """The nodes that it takes to make the tensors `outputs`, with the graph's functions and versions."""
     nodes = {node.name: node for node in graph.node}
-    names = [_node(output) for output in outputs]
+    names = [node_of(output) for output in outputs]
     needed = set(names)
     for name in names:
-        for source in map(_node, nodes[name].input):
+        for source in map(node_of, nodes[name].input):
             if source not in needed:
                 needed.add(source)
                 names.append(source)
@@ -113,10 +114,10 @@ def _bypass_identities(graph: Any) -> None:
     for node in graph.node:
         if node.op in ("Identity", "IdentityN") and not any(name.startswith("^") for name in node.input):
             for number, name in enumerate(node.input):
-                origins[f"{node.name}:{number}"] = _tensor(name)
+                origins[f"{node.name}:{number}"] = tensor_of(name)
     for node in graph.node:
         for index, name in enumerate(node.input):
-            tensor = _tensor(name)
+            tensor = tensor_of(name)
             while tensor in origins:
                 tensor = origins[tensor]
             node.input[index] = tensor
@@ -152,12 +153,12 @@ def _find(norm: Any, nodes: Mapping[str, Any], uses: Mapping[str, int]) -> _Fold
 
 def _before(norm: Any, nodes: Mapping[str, Any], uses: Mapping[str, int]) -> Iterator[Any]:
     """The nodes that make the input of `norm` and nothing else, backwards: a BiasAdd or none, a convolution."""
-    data_format = _data_format(norm)
+    data_format = data_format_of(norm)
     node = norm
     for ops in (("BiasAdd", *_CONVOLUTIONS), _CONVOLUTIONS):
-        tensor = _tensor(node.input[0])
-        node = nodes[_node(tensor)]
-        alone = uses[tensor] == 1 and data_format in _FORMATS and _data_format(node) == data_format
+        tensor = tensor_of(node.input[0])
+        node = nodes[node_of(tensor)]
+        alone = uses[tensor] == 1 and data_format in _FORMATS and data_format_of(node) == data_format
         if node.op not in ops or not alone:
             return
         yield node
@@ -169,10 +170,10 @@ def _apply(graph: Any, norm: Any, found: _Fold) -> None:
     """Makes of the node `norm` a BiasAdd of the same name, behind the convolution with new weights."""
     # Constants of their own: others may use those that the convolution had.
     weights, bias = f"{norm.name}/folded_weights", f"{norm.name}/folded_bias"
-    graph.node.extend([_constant(weights, found.weights), _constant(bias, found.bias)])
+    graph.node.extend([constant(weights, found.weights), constant(bias, found.bias)])
     found.convolution.input[1] = weights
     after = [name for name in norm.input if name.startswith("^")]
-    data_format = _data_format(norm)
+    data_format = data_format_of(norm)
     del norm.input[:]
     norm.input.extend([found.convolution.name, bias, *after])
     norm.op = "BiasAdd"
@@ -183,29 +184,31 @@ def _apply(graph: Any, norm: Any, found: _Fold) -> None:
 
 def _constants(names: Collection[str], nodes: Mapping[str, Any]) -> list[Any] | None:
     """The values of float32 constants, as float64; None where one of the tensors is no such constant."""
-    constants = [nodes[_node(name)] for name in names]
+    constants = [nodes[node_of(name)] for name in names]
     # One that waits for another node belongs to a branch or a loop, outside of which it has no value.
     if any(node.op != "Const" or node.input or node.attr["dtype"].type != _FLOAT for node in constants):
         return None
     return [tf.make_ndarray(node.attr["value"].tensor).astype(np.float64) for node in constants]
 
 
-def _constant(name: str, values: FloatArray) -> Any:
+def constant(name: str, values: npt.NDArray[np.floating[Any]]) -> Any:
+    """A node that gives the values in float32."""
     node = NodeDef(name=name, op="Const")
     node.attr["dtype"].type = _FLOAT
-    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values))
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values.astype(np.float32)))
     return node
 
 
-def _data_format(node: Any) -> bytes:
+def data_format_of(node: Any) -> bytes:
+    """The data format of a convolution or a batch normalisation, which a graph may leave out."""
     return bytes(node.attr["data_format"].s) if "data_format" in node.attr else b"NHWC"
 
 
-def _tensor(name: str) -> str:
+def tensor_of(name: str) -> str:
     """A tensor's name with its number, which an input of a node leaves out where it is 0."""
     return name if name.startswith("^") or ":" in name else f"{name}:0"
 
 
-def _node(name: str) -> str:
+def node_of(name: str) -> str:
     """The node that makes a tensor or that is waited for."""
     return name.removeprefix("^").split(":")[0]

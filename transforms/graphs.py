@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from transforms import devices, folding
+from transforms import devices, folding, fusing
 from transforms.modules import Module
 from transforms.probe import probe, relative_l2
 from transforms.saved_models import first_line
@@ -159,6 +159,7 @@ def _freeze(module: Module, facts: GraphFacts) -> Any:
 def _best(module: Module, variant: Variant, frozen: Any, facts: GraphFacts) -> Optimised:
     """The first of the folded and the frozen graph that gives the module's scores, else none."""
     graph, count = folding.fold(frozen, facts.outputs.values())
+    graph = fusing.fuse(graph, facts.input, facts.outputs.values(), variant.size)
     images = probe(variant, N_PROBES).astype(np.float32) / 255
     reason = None
     with _exactly():

@@ -97,11 +97,14 @@ def prepare_unit(
     if not missing:
         return
     in_quarantine = attempts.count(output, unit.number) >= ATTEMPTS_TOGETHER
-    attempts.begin(output, run_id, unit.number)
-    if in_quarantine:
-        yield from _one_at_a_time(unit, missing)
-    else:
-        yield from _in_batches(unit, missing, batch_size or _own_batch_size(runs))
+    marker = attempts.begin(output, run_id, unit.number)
+    try:
+        if in_quarantine:
+            yield from _one_at_a_time(unit, missing)
+        else:
+            yield from _in_batches(unit, missing, batch_size or _own_batch_size(runs))
+    finally:
+        attempts.end(marker)
 
 
 def _in_batches(unit: Unit, targets: Mapping[VariantRun, Target], batch_size: int) -> Iterator[PixelBatch]:

@@ -59,6 +59,6 @@ def prepare_image(fetched: Fetched, runs: tuple[VariantRun, ...]) -> PreparedIma
 
 
 def empty_batch(run: VariantRun, n_images: int) -> FloatArray | PixelArray:
-    """Room for a variant's batch, `[n_images, size, size, 3]` as in `PixelBatch`, all black."""
+    """Room for a variant's batch, `[n_images, size, size, 3]` as in `PixelBatch`; it holds what was there."""
     shape = (n_images, run.variant.size, run.variant.size, 3)
-    return np.zeros(shape, np.uint8) if run.precision == "fast" else np.zeros(shape, np.float32)
+    return np.empty(shape, np.uint8) if run.precision == "fast" else np.empty(shape, np.float32)

@@ -72,8 +72,8 @@ def resize_to_bytes(image: DecodedImage, size: int, policy: str) -> PixelArray:
 
     A quarter of the bytes to hold and to bring to a device, for at most half a level of difference.
     """
-    in_255ths = _in_255ths(image, size, policy) + np.float32(0.5)
-    return np.clip(in_255ths, 0, 255, out=in_255ths).astype(np.uint8)
+    pixels = _in_255ths(image, size, policy) + np.float32(0.5)
+    return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
 
 
 def _in_255ths(image: DecodedImage, size: int, policy: str) -> FloatArray:

@@ -272,4 +272,6 @@ def _warm_up(models: Models, runs: tuple[VariantRun, ...]) -> None:
     """
     for run in runs:
         count = models.batch_size if devices.kind() == "gpu" else 1
-        models.score(run.variant.name, empty_batch(run, count))
+        batch = empty_batch(run, count)
+        batch.fill(0)
+        models.score(run.variant.name, batch)

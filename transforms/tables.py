@@ -224,7 +224,9 @@ def top_classes(logits: FloatArray, activation: str, names: tuple[str, ...] | No
     """
     n_rows, n_classes = logits.shape
     count = min(TOP_CLASSES, n_classes)
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    best = np.sort(np.argpartition(-logits, count - 1, axis=1)[:, :count], axis=1)
+    ranks = np.argsort(-np.take_along_axis(logits, best, axis=1), axis=1, kind="stable")
+    order = np.take_along_axis(best, ranks, axis=1)
     chosen = np.take_along_axis(probabilities(logits, activation), order, axis=1)
     indices = order.reshape(-1)
     labels = [names[index] for index in indices] if names else [None] * len(indices)
