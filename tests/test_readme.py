@@ -74,5 +74,7 @@ def test_every_error_that_is_listed_is_raised_somewhere() -> None:
     table = README.split("| error | what was met |")[1].split("\n\n")[0]
     names = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
     listed = set(re.findall(r"`(\w+)`", "\n".join(names)))
-    raised = set(re.findall(r'BadImage\(\s*"(\w+)"', code)) | set(re.findall(r'\("(\w+)", (?:first_line|"the)', code))
+    raised = set(re.findall(r'BadImage\(\s*"(\w+)"', code)) | set(
+        re.findall(r'\("(\w+)", (?:first_line|"the)', code)
+    )
     assert listed == raised | {PASSING_ERROR, WORKER_DIED}
