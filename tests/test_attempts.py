@@ -37,6 +37,14 @@ def test_the_marker_of_a_process_that_died_stays(tmp_path: Path) -> None:
     assert attempts.count(str(tmp_path), 2) == 1
 
 
+def test_the_end_of_an_attempt_removes_its_marker_alone(tmp_path: Path) -> None:
+    mine, _ = (attempts.begin(str(tmp_path), RUN, 5) for _ in range(2))
+    attempts.end(mine)
+    attempts.end(mine)
+    assert attempts.count(str(tmp_path), 5) == 1
+    assert not Path(mine).exists()
+
+
 def test_an_orderly_end_forgets_only_its_own_run(tmp_path: Path) -> None:
     for run_id, unit in ((RUN, 1), (RUN, 2), (LATER_RUN, 1)):
         attempts.begin(str(tmp_path), run_id, unit)

@@ -120,6 +120,15 @@ class TestSmallModules:
         for name, values in graphs.loaded_function(module, variant, "fast")(tf.constant(pixels)).items():
             assert relative_l2(np.asarray(values), np.asarray(loaded[name])) <= 1e-6
 
+    def test_are_fused(self, small: Any) -> None:
+        _, variant, optimised = small
+        nodes = optimised.graph.node
+        images = optimised.facts.input.removesuffix(":0")
+        readers = [node.op for node in nodes if images in (name.removesuffix(":0") for name in node.input)]
+        # V2 takes images as they are; of V1's mean and deviation one addition is left.
+        assert readers == (["Conv2D"] if variant.name == V2 else ["AddV2"])
+        assert not [node.name for node in nodes if node.op == "Pad"]
+
     def test_know_their_sizes(self, small: Any) -> None:
         _, variant, optimised = small
         # 112 x 112, 96 channels padded by one in V1's second block, 32 in V2's stem.

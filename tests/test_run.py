@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -456,6 +457,26 @@ def test_the_rows_say_how_the_module_was_run(run, out: Path) -> None:
     devices.set_precision("exact")
     for path in only(out).glob("*.parquet"):
         assert min(read_footer(str(path)).model["cosine_to_exact"].values()) >= LEAST_COSINE
+
+
+def test_models_are_loaded_beside_the_listing_and_once(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, loads = threading.Event(), []
+
+    def load_models(runs: tuple[VariantRun, ...]) -> runtime.Models:
+        begun.set()
+        return runtime.load_models(runs)
+
+    def list_work(*arguments: object) -> index.Index:
+        assert begun.wait(60)
+        return listing.list_work(*arguments)
+
+    load = runtime._load
+    monkeypatch.setattr(runtime, "_cache", {})
+    monkeypatch.setattr(runtime, "_load", lambda run: loads.append(run) or load(run))
+    monkeypatch.setattr(pipelines.run, "load_models", load_models)
+    monkeypatch.setattr(pipelines.run, "list_work", list_work)
+    assert run()[0] == 0
+    assert len(loads) == 1
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, RunError("no"), None])
