@@ -61,7 +61,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+            env=measure.environment(),
         )
         ready = self._answer()
         self.parts: list[str] = ready["parts"]
