@@ -130,7 +130,7 @@ def alone(folder: str, toml: str, spawned: float) -> Parts:
 
     def all_files() -> None:
         for content in contents:
-            resize(images.decode(content, crops_only=True), variant.size, variant.resize)
+            resize(images.decode(content, lazily=True), variant.size, variant.resize)
 
     def measured() -> Figures:
         started = time.process_time()

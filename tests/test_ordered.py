@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.ordered import ordered_map
+from transforms.ordered import in_chunks, ordered_map
 
 
 @given(st.lists(st.integers(), max_size=50), st.integers(1, 60))
@@ -67,3 +67,11 @@ def test_an_abandoned_map_drops_what_was_not_begun() -> None:
         results.close()
         gate.set()
     assert begun == [0, 1]
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
+def test_chunks_are_full_but_for_the_last_and_lose_nothing(items: list[int], size: int) -> None:
+    chunks = list(in_chunks(items, size))
+    assert [item for chunk in chunks for item in chunk] == items
+    assert all(len(chunk) == size for chunk in chunks[:-1])
+    assert all(0 < len(chunk) <= size for chunk in chunks[-1:])

@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transforms import attempts, images, prepare, snapshots
+from transforms import resize as resize_module
 from transforms.commit import TargetWriter
 from transforms.errors import BadImage, RunError
 from transforms.fingerprints import VariantRun
 from transforms.infer import score
 from transforms.prepare import prepare_unit
-from transforms.prepared import prepare_image
+from transforms.prepared import prepare_images
 from transforms.records import Failure, ImageRef, PixelBatch, Unit
 from transforms.resize import resize
 from transforms.runtime import load_models
@@ -88,7 +89,7 @@ def test_one_decode_serves_all_variants(
     paths = sorted(photographs.glob("*.jpg"))[:6]
     decodes = []
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data, crops: decodes.append(data) or decode(data, crops))
+    monkeypatch.setattr(images, "decode", lambda data, lazily: decodes.append(data) or decode(data, lazily))
     list(prepared(unit_of(paths), (tiny_run, other_run), 4))
     assert len(decodes) == len(paths)
 
@@ -155,7 +156,7 @@ def test_no_more_than_a_batch_is_prepared_ahead(
 ) -> None:
     begun = itertools.count()
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data, crops: (next(begun), decode(data, crops))[1])
+    monkeypatch.setattr(images, "decode", lambda data, lazily: (next(begun), decode(data, lazily))[1])
     batches = prepared(unit_of(sorted(photographs.glob("*.jpg"))), (tiny_run,), 4)
     next(batches)
     # The batch itself, one image that told that it was not the last, and what is ahead of that.
@@ -225,8 +226,8 @@ def test_a_failure_says_at_which_step(tmp_path: Path, tiny_run: VariantRun) -> N
     path = tmp_path / "a.jpg"
     path.write_bytes(b"milk, bread")
     ref = reference(str(path))
-    at_decode = prepare_image(fetch(ref, 1000), (tiny_run,)).outcome
-    at_fetch = prepare_image(fetch(ref, 5), (tiny_run,)).outcome
+    prepared = prepare_images([fetch(ref, 1000), fetch(ref, 5)], (tiny_run,))
+    at_decode, at_fetch = (image.outcome for image in prepared)
     assert isinstance(at_decode, Failure)
     assert isinstance(at_fetch, Failure)
     assert (at_decode.step, at_decode.error) == ("decode", "not_an_image")
@@ -249,17 +250,16 @@ def test_seconds_are_shared_among_the_variants(
     assert before <= first.started <= time.time()
 
 
-def test_where_every_variant_crops_no_jpeg_is_decoded_whole(
+def test_jpegs_are_decoded_together(
     photographs: Path, unit_of, tiny_run, other_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = []
-    decode = images._decode_with_tensorflow
+    whole, together = [], []
+    decode, call = images._decode_with_tensorflow, resize_module._function
     monkeypatch.setattr(images, "_decode_with_tensorflow", lambda *a: whole.append(a) or decode(*a))
-    unit = unit_of(sorted(photographs.glob("*.jpg"))[:3])
-    list(prepared(unit, (tiny_run,), 4))
-    assert len(whole) == 0
-    list(prepared(unit, (tiny_run, other_run), 4))
-    assert len(whole) == 3
+    monkeypatch.setattr(resize_module, "_function", lambda n, inputs: together.append(n) or call(n, inputs))
+    unit = unit_of(sorted(photographs.glob("*.jpg"))[:20])
+    list(prepared(unit, (tiny_run, other_run), 16))
+    assert (whole, sorted(together)) == ([], [4, 8, 8])
 
 
 def test_a_jpeg_without_its_end_is_decoded_whole_and_so_found_out(
@@ -285,7 +285,7 @@ def test_the_wait_for_images_is_counted(
     photographs: Path, unit_of, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda *a: (time.sleep(0.05), decode(*a))[1])
+    monkeypatch.setattr(images, "decode", lambda *a, **k: (time.sleep(0.05), decode(*a, **k))[1])
     batches = list(prepared(unit_of(sorted(photographs.glob("*.jpg"))[:4]), (tiny_run,), 2))
     assert sum(batch.seconds.wait for batch in batches) > 0.05
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import photos, reference
+from transforms import resize as resize_module
 from transforms.errors import BadImage
 from transforms.images import decode
 from transforms.records import DecodedImage, PixelArray
-from transforms.resize import POLICIES, crop_box, resize, resize_to_bytes
+from transforms.resize import POLICIES, ModelInput, crop_box, resize, resize_many, to_bytes, to_unit
 
 Reference = Callable[[bytes, int], npt.NDArray[np.float32]]
 
@@ -51,28 +52,55 @@ sizes = st.integers(1, 1024)
 def test_equals_the_published_preprocessing_bit_for_bit(published: Reference, policy: str, size: int) -> None:
     assert len(JPEGS) >= 20
     for data, shape in zip(JPEGS, ODD_SIZES, strict=True):
-        for crops_only in {False, POLICIES[policy].crops}:
-            made = resize(decode(data, crops_only), size, policy)
+        for lazily in (False, True):
+            made = resize(decode(data, lazily), size, policy)
             np.testing.assert_array_equal(made, published(data, size), strict=True, err_msg=str(shape))
 
 
-def test_a_jpeg_whose_crop_cannot_be_decoded_is_a_bad_image() -> None:
-    image = decode(JPEGS[-3])
+def test_many_at_once_equal_the_published_preprocessing_too() -> None:
+    inputs = tuple(ModelInput(size, policy) for _, policy, size in REFERENCES)
+    images = [decode(data, lazily=True) for data in JPEGS[-9:]]
+    # One that is no JPEG comes between.
+    images[4] = whole(decode(JPEGS[-5]).pixels)
+    for data, image, resized in zip(JPEGS[-9:], images, resize_many(images, inputs), strict=True):
+        assert not isinstance(resized, BadImage)
+        for (published, policy, _), made, (size, _) in zip(REFERENCES, resized, inputs, strict=True):
+            if image.jpeg or not POLICIES[policy].crops:
+                np.testing.assert_array_equal(to_unit(made), published(data, size), strict=True)
+            else:
+                np.testing.assert_array_equal(to_unit(made), resize(image, size, policy), strict=True)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_jpeg_that_cannot_be_decoded_is_a_bad_image_and_changes_nothing_for_others(policy: str) -> None:
+    good, other = (decode(data, lazily=True) for data in JPEGS[-3:-1])
+    bad = replace(good, jpeg=JPEGS[-3][:300])
     with pytest.raises(BadImage, match="corrupt"):
-        resize(replace(image, jpeg=JPEGS[-3][:300]), 224, "center_crop_bicubic")
+        resize(bad, 224, policy)
+    first, second, third = resize_many([good, bad, other], (ModelInput(224, policy),))
+    assert isinstance(second, BadImage)
+    for image, made in ((good, first), (other, third)):
+        assert not isinstance(made, BadImage)
+        np.testing.assert_array_equal(to_unit(made[0]), resize(image, 224, policy), strict=True)
+
+
+@pytest.mark.parametrize("n_images", [1, 3])
+def test_the_whole_of_a_jpeg_is_decoded_once_and_only_where_a_policy_wants_it(n_images: int) -> None:
+    crops = (ModelInput(24, "center_crop_bicubic"), ModelInput(32, "center_crop_bilinear"))
+    squashes = (ModelInput(24, "squash_bilinear"), ModelInput(32, "squash_bilinear"))
+    for inputs, n_crops, n_whole in ((crops, 2, 0), (crops + squashes, 2, 1), (squashes, 0, 1)):
+        operations = [each.type for each in resize_module._function(n_images, inputs).graph.get_operations()]
+        assert operations.count("DecodeAndCropJpeg") == n_crops * n_images
+        assert operations.count("DecodeJpeg") == n_whole * n_images
 
 
 def test_bytes_are_the_published_values_rounded_and_clipped() -> None:
     for published, policy, size in REFERENCES:
-        made = resize_to_bytes(decode(JPEGS[-3]), size, policy)
+        ((resized,),) = resize_many([decode(JPEGS[-3])], (ModelInput(size, policy),))
+        made = to_bytes(resized)
         expected = np.clip(published(JPEGS[-3], size).astype(np.float64) * 255, 0, 255)
         assert made.dtype == np.uint8
         assert np.abs(made - expected).max() <= 0.5 + 1e-4
-
-
-def test_the_whole_image_cannot_be_had_of_crops() -> None:
-    with pytest.raises(ValueError, match="decoded for crops only"):
-        resize(decode(JPEGS[-3], crops_only=True), 480, "squash_bilinear")
 
 
 def test_bicubic_overshoots_and_is_not_clipped() -> None:

@@ -48,7 +48,7 @@ _UNREADABLE = (
 )
 
 
-def decode(data: bytes, crops_only: bool = False) -> DecodedImage:
+def decode(data: bytes, lazily: bool = False) -> DecodedImage:
     """Decodes the first frame of an image file to upright RGB.
 
     The content decides the format, never a name. A JPEG's pixels are `tf.io.decode_jpeg(data, channels=3)` bit
@@ -58,8 +58,8 @@ def decode(data: bytes, crops_only: bool = False) -> DecodedImage:
 
     Args:
         data: The whole file.
-        crops_only: Leave the pixels of an upright JPEG to its crops, which are decoded by themselves. Only where
-            the file is whole, that is, ends with the mark of its end: a crop is decoded down to its last row only.
+        lazily: Leave an upright JPEG undecoded, for `resize`. Only where the file is whole, that is, ends with
+            the mark of its end: a crop is decoded down to its last row only.
 
     Raises:
         BadImage: `empty`; `too_many_bytes` (over `MAX_BYTES`); `too_many_pixels` (over `MAX_PIXELS`);
@@ -75,7 +75,7 @@ def decode(data: bytes, crops_only: bool = False) -> DecodedImage:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
         orientation = _orientation(image)
-        if crops_only and image.format == "JPEG" and orientation == 1 and data.endswith(_JPEG_END):
+        if lazily and image.format == "JPEG" and orientation == 1 and data.endswith(_JPEG_END):
             return DecodedImage(image.height, image.width, orientation, None, data)
         if image.format in _BY_TENSORFLOW:
             pixels, turn = _decode_with_tensorflow(data, image.format), orientation

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from itertools import chain
 
 import apache_beam as beam
 import numpy as np
@@ -15,8 +16,8 @@ from transforms import attempts, images, index
 from transforms.commit import committed
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
-from transforms.ordered import ordered_map
-from transforms.prepared import PreparedImage, empty_batch, prepare_image
+from transforms.ordered import in_chunks, ordered_map
+from transforms.prepared import PreparedImage, empty_batch, prepare_images
 from transforms.quarantine import Quarantined, one_at_a_time
 from transforms.records import (
     Failure,
@@ -32,6 +33,9 @@ from transforms.storage import PASSING_ERROR, fetch_many
 ATTEMPTS_TOGETHER = 2
 """Attempts at a unit that may die with their process, before its images are scored one at a time."""
 QUARANTINE_BATCH = 32
+
+DECODE_TOGETHER = 8
+"""Images that one call of TensorFlow decodes; more are hardly faster, and hold more at once."""
 
 OUTAGE_MIN_IMAGES = 16
 OUTAGE_RATIO = 0.2
@@ -110,8 +114,10 @@ def prepare_unit(
 def _in_batches(unit: Unit, targets: Mapping[VariantRun, Target], batch_size: int) -> Iterator[PixelBatch]:
     gathering = _Gathering(targets, batch_size)
     fetched = fetch_many(index.members(unit), images.MAX_BYTES)
-    prepare = partial(prepare_image, runs=tuple(targets))
-    prepared = ordered_map(_decoders(), prepare, fetched, ahead=batch_size)
+    prepare = partial(prepare_images, runs=tuple(targets))
+    together = max(1, min(DECODE_TOGETHER, batch_size // 2))
+    chunks = ordered_map(_decoders(), prepare, in_chunks(fetched, together), ahead=batch_size // together)
+    prepared = chain.from_iterable(chunks)
     while image := gathering.wait_for(prepared):
         if gathering.full:
             yield from gathering.take(last=False)
@@ -241,7 +247,7 @@ class _Gathering:
 
 @cache
 def _decoders() -> ThreadPoolExecutor:
-    """The process's decode threads; TensorFlow's decoders release the GIL."""
+    """The process's decode threads, of which each waits for a call of TensorFlow, without the interpreter's lock."""
     from transforms.devices import cores
 
     return ThreadPoolExecutor(cores(), thread_name_prefix="decode")

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 from transforms import images, storage
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
-from transforms.prepared import PreparedImage, prepare_image
+from transforms.prepared import PreparedImage, prepare_images
 from transforms.records import Failure, FloatArray, ImageInfo, ImageRef, Step, StepSeconds
 
 WORKER_DIED = "worker_died"
@@ -247,7 +247,7 @@ def _work_on(ref: ImageRef, models: Any, runs: tuple[VariantRun, ...], connectio
     connection.send(_Message("step", "fetch"))
     fetched = storage.fetch(ref, images.MAX_BYTES)
     connection.send(_Message("step", "decode"))
-    image = prepare_image(fetched, runs)
+    (image,) = prepare_images([fetched], runs)
     if isinstance(image.outcome, Failure):
         return Quarantined(image.outcome, seconds=image.seconds)
     connection.send(_Message("step", "infer"))

@@ -98,7 +98,7 @@ class DecodedImage:
         height: Pixels, EXIF orientation applied.
         width: Pixels, EXIF orientation applied.
         orientation: The EXIF orientation that was applied, 1 to 8.
-        pixels: uint8 `[height, width, 3]`, RGB, 0 to 255, upright; None where only crops of `jpeg` are wanted.
+        pixels: uint8 `[height, width, 3]`, RGB, 0 to 255, upright; None where `jpeg` is yet to be decoded.
         jpeg: The file, where it is a JPEG that was not turned: its crops are decoded by themselves.
     """
 

@@ -13,14 +13,17 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import BinaryIO
 
 from transforms.errors import BadImage
-from transforms.ordered import ordered_map
+from transforms.ordered import in_chunks, ordered_map
 from transforms.records import ImageRef
 
 READ_THREADS = 4
 READ_AHEAD_IMAGES = 16
+READ_TOGETHER = 4
+"""To hand a task to another thread and to wait for it takes longer than to read a small file."""
 
 ATTEMPTS = 3
 FIRST_WAIT_SECONDS = 0.2
@@ -61,7 +64,12 @@ def reference(uri: str) -> ImageRef:
 
 def fetch_many(refs: Iterable[ImageRef], max_bytes: int) -> Iterator[Fetched]:
     """Each image's bytes in the order of `refs`, read a few ahead; an image over `max_bytes` is not read."""
-    return ordered_map(_readers(), lambda ref: fetch(ref, max_bytes), refs, READ_AHEAD_IMAGES)
+
+    def fetch_chunk(chunk: list[ImageRef]) -> list[Fetched]:
+        return [fetch(ref, max_bytes) for ref in chunk]
+
+    ahead = READ_AHEAD_IMAGES // READ_TOGETHER
+    return chain.from_iterable(ordered_map(_readers(), fetch_chunk, in_chunks(refs, READ_TOGETHER), ahead))
 
 
 def fetch(ref: ImageRef, max_bytes: int) -> Fetched:
