@@ -6,8 +6,8 @@ is the slope between the least and the largest count:
 
     microseconds an image = (seconds at the largest - seconds at the least) / (largest - least) * 1e6
 
-once of wall seconds and once of CPU seconds (user and system, all threads). Beside it the same files' `images.decode`
-and `resize` in a plain loop of one thread, CPU microseconds an image.
+once of wall seconds and once of CPU seconds (user and system, all threads). Beside it the same files decoded and
+resized alone, one after the other in a loop of one thread, CPU microseconds an image.
 """
 
 from __future__ import annotations
@@ -117,12 +117,14 @@ def _rows(output: str, toml: str) -> int:
 
 def alone(folder: str, toml: str, spawned: float) -> Parts:
     """For `benchmarks.child`: writes the module, and has decoding and resizing in one thread ready."""
+    import numpy as np
+    import tensorflow as tf
+
     from transforms import images
-    from transforms.resize import resize
+    from transforms.resize import crop_box
 
     del spawned
     write_module(toml)
-    variant = find(toml)
     contents = []
     for name in sorted(os.listdir(folder))[: measure.DISTINCT]:
         with open(os.path.join(folder, name), "rb") as file:
@@ -130,7 +132,12 @@ def alone(folder: str, toml: str, spawned: float) -> Parts:
 
     def all_files() -> None:
         for content in contents:
-            resize(images.decode(content, lazily=True), variant.size, variant.resize)
+            image = images.decode(content, lazily=True)
+            top, left, side = crop_box(image.height, image.width, INPUT)
+            window = [top, left, side, side]
+            square = tf.raw_ops.DecodeAndCropJpeg(contents=content, crop_window=window, channels=3)
+            resized = tf.raw_ops.ResizeBilinear(images=square[tf.newaxis], size=[INPUT, INPUT])
+            np.asarray(resized) / np.float32(255)
 
     def measured() -> Figures:
         started = time.process_time()

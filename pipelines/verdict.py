@@ -46,4 +46,5 @@ def verdict(footers: Iterable[Footer], run_id: str, precision: str) -> str:
 
 
 def _slower_source(total: StepSeconds) -> str:
-    return "storage" if total.fetch / READ_THREADS > total.decode / devices.cores() else "decode"
+    fetching, decoding = total.fetch / READ_THREADS, total.decode / devices.decode_threads()
+    return "storage" if fetching > decoding else "decode"

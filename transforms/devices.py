@@ -62,6 +62,14 @@ def harness_threads() -> int:
     return max(2, slots())
 
 
+def decode_threads() -> int:
+    """Threads of a process that decode: a call of TensorFlow decodes on several cores, other formats on one.
+
+    A thread for each core would spend on waiting for the interpreter's lock what it gains.
+    """
+    return max(1, cores() // 2)
+
+
 def set_precision(precision: str) -> None:
     """Tell TensorFlow how exactly to compute: `exact`, float32 throughout, or `fast`, 16 bits where it can.
 

@@ -247,7 +247,6 @@ class _Gathering:
 
 @cache
 def _decoders() -> ThreadPoolExecutor:
-    """The process's decode threads, of which each waits for a call of TensorFlow, without the interpreter's lock."""
-    from transforms.devices import cores
+    from transforms.devices import decode_threads
 
-    return ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+    return ThreadPoolExecutor(decode_threads(), thread_name_prefix="decode")

@@ -22,7 +22,7 @@ from transforms.records import ImageRef
 
 READ_THREADS = 4
 READ_AHEAD_IMAGES = 16
-READ_TOGETHER = 4
+READ_TOGETHER = 8
 """To hand a task to another thread and to wait for it takes longer than to read a small file."""
 
 ATTEMPTS = 3
