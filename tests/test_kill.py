@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.commands import verify
 from tests import bad, dataset, photos
 from transforms import index
 
+SCORES = ["logits", "top_classes", "features"]
 UNITS = 8
 IMAGES_PER_UNIT = 25
 
@@ -72,9 +74,18 @@ def committed_at_least(out: Path, count: int) -> Callable[[], bool]:
 
 
 def assert_equal_datasets(out: Path, undisturbed: Path) -> None:
-    """The same rows bitwise, the same failures, and no file that does not belong."""
+    """The same rows bitwise, the same failures, and no file that does not belong.
+
+    A unit over which two processes died is scored one image at a time, and TensorFlow rounds otherwise in a batch of one.
+    """
     (mine,), (theirs,) = dataset.variants(out), dataset.variants(undisturbed)
-    assert dataset.rows(mine).equals(dataset.rows(theirs))
+    rows, expected = dataset.rows(mine), dataset.rows(theirs)
+    quarantined = any("quarantine" in footer.model for footer in dataset.footers(mine))
+    assert rows.drop_columns(SCORES).equals(expected.drop_columns(SCORES))
+    for column in ("logits", "features") if quarantined else ():
+        vectors = [np.stack(table.column(column).to_numpy()) for table in (rows, expected)]
+        np.testing.assert_allclose(*vectors, rtol=1e-5, atol=1e-6)
+    assert quarantined or rows.equals(expected)
     assert dataset.failures(mine) == dataset.failures(theirs)
     assert sorted(path.name for path in mine.iterdir()) == sorted(path.name for path in theirs.iterdir())
     named = {footer.failures_file for footer in dataset.footers(mine)} - {None}
