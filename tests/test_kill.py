@@ -76,7 +76,7 @@ def committed_at_least(out: Path, count: int) -> Callable[[], bool]:
 def assert_equal_datasets(out: Path, undisturbed: Path) -> None:
     """The same rows bitwise, the same failures, and no file that does not belong.
 
-    A unit over which two processes died is scored one image at a time, and TensorFlow rounds otherwise in a batch of one.
+    A unit over which two processes died is scored one image at a time, which rounds otherwise.
     """
     (mine,), (theirs,) = dataset.variants(out), dataset.variants(undisturbed)
     rows, expected = dataset.rows(mine), dataset.rows(theirs)
