@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import photos, reference
+from transforms import devices
 from transforms import resize as resize_module
 from transforms.errors import BadImage
 from transforms.images import decode
@@ -57,7 +58,13 @@ def test_equals_the_published_preprocessing_bit_for_bit(published: Reference, po
             np.testing.assert_array_equal(made, published(data, size), strict=True, err_msg=str(shape))
 
 
-def test_many_at_once_equal_the_published_preprocessing_too() -> None:
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_many_at_once_equal_the_published_preprocessing_whatever_models_do(
+    request: pytest.FixtureRequest, precision: str
+) -> None:
+    request.addfinalizer(lambda: devices.set_precision("exact"))
+    devices.set_precision(precision)
+    resize_module._function.cache_clear()
     inputs = tuple(ModelInput(size, policy) for _, policy, size in REFERENCES)
     images = [decode(data, lazily=True) for data in JPEGS[-9:]]
     # One that is no JPEG comes between.
