@@ -158,23 +158,24 @@ def _freeze(module: Module, facts: GraphFacts) -> Any:
 
 def _best(module: Module, variant: Variant, frozen: Any, facts: GraphFacts) -> Optimised:
     """The first of the folded and the frozen graph that gives the module's scores, else none."""
-    graph, count = folding.fold(frozen, facts.outputs.values())
-    graph = fusing.fuse(graph, facts.input, facts.outputs.values(), variant.size)
+    outputs = facts.outputs.values()
+    unnormalised, count = folding.fold(frozen, outputs)
     images = probe(variant, N_PROBES).astype(np.float32) / 255
     reason = None
     with _exactly():
         expected = {name: np.asarray(values) for name, values in module.function(images).items()}
-        forms: tuple[tuple[Form, Any, int], ...] = (("folded", graph, count), ("frozen", frozen, 0))
-        for form, candidate, folded in forms[0 if count else 1 :]:
+        forms: tuple[tuple[Form, Any, int], ...] = (("folded", unnormalised, count), ("frozen", frozen, 0))
+        for form, made, folded in forms[0 if count else 1 :]:
             its = dataclasses.replace(facts, form=form, folded=folded, reason=reason)
             try:
-                got = function(Optimised(candidate, its), variant, "exact")(tf.constant(images))
+                graph = fusing.fuse(made, facts.input, outputs, variant.size) if folded else made
+                got = function(Optimised(graph, its), variant, "exact")(tf.constant(images))
             except _GRAPH_ERRORS as error:
                 reason = f"cannot run {form}: {first_line(error)}"
                 continue
             difference = max(relative_l2(np.asarray(got[name]), expected[name]) for name in expected)
             if difference <= TOLERANCE:
-                return Optimised(candidate, dataclasses.replace(its, difference=difference))
+                return Optimised(graph, dataclasses.replace(its, difference=difference))
             reason = f"{form}, its scores differ by {difference:.1e} (relative L2)"
     return Optimised(None, dataclasses.replace(facts, reason=reason))
 
