@@ -16,6 +16,7 @@ from pipelines.config import PRECISIONS, RunConfig
 from pipelines.quiet import start_tensorflow
 from pipelines.supervise import supervise
 from transforms.errors import RunError, UsageError
+from transforms.paths import absolute
 
 EXIT_INCOMPLETE = 1
 EXIT_USAGE = 2
@@ -73,7 +74,7 @@ def _dispatch(arguments: list[str]) -> int:
         start_tensorflow()
         from pipelines.run import run
 
-        return run(replace(config, output=os.path.abspath(config.output)))
+        return run(replace(config, output=absolute(config.output)))
     if known.command == "index":
         from pipelines.commands import index
 
@@ -202,7 +203,7 @@ def _run_config(known: argparse.Namespace, extra: list[str], ours: set[str]) -> 
         inputs=tuple(known.input),
         output=known.output,
         variants=tuple(known.variant),
-        model_dir=os.path.abspath(known.model_dir),
+        model_dir=absolute(known.model_dir),
         precision=known.precision,
         images_per_unit=known.images_per_unit,
         batch_size=known.batch_size,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable
 
 from pipelines import progress
-from transforms import index, snapshots
+from transforms import index, snapshots, storage
 from transforms.errors import UsageError
 from transforms.index import Index
 from transforms.listing import ListingCounts, list_images
@@ -21,9 +20,9 @@ LEAST_UNITS = 16
 
 def check_output(output: str) -> None:
     """Raise UsageError where the output directory cannot be one."""
-    if not output or "://" in output:
-        raise UsageError(f"--output must be a local directory so far, got {output!r}")
-    if os.path.exists(output) and not os.path.isdir(output):
+    if not output:
+        raise UsageError("--output must be a directory or a URL, got ''")
+    if storage.exists(output):
         raise UsageError(f"--output {output} is a file; give a directory")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from transforms import devices
+from transforms.fetching import READ_THREADS
 from transforms.records import StepSeconds
-from transforms.storage import READ_THREADS
 from transforms.tables import Footer
 
 ADVICE = {

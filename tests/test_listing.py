@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.test_storage import without_privileges
+from tests.test_fetching import without_privileges
 from transforms.errors import RunError, UsageError
 from transforms.listing import ListingCounts, list_images
 
@@ -124,7 +124,7 @@ def test_a_manifest_without_the_column_is_refused(tmp_path: Path, name: str) -> 
         ("nothing", "*.jpg", "the glob matches no file"),
         ("notes.md", ".", "1 other files were ignored"),
         ("empty.txt", "empty.txt", "the manifest is empty"),
-        ("nothing", "gs://bucket/a", "local files so far"),
+        ("nothing", "nonsense://bucket/a", "no scheme that fsspec knows"),
     ],
 )
 def test_a_pattern_that_names_nothing_is_refused(
@@ -186,10 +186,9 @@ def test_a_byte_order_mark_is_no_part_of_a_name(folder: Path, name: str) -> None
     assert listed(folder / name) == [str(folder / "b.jpg")]
 
 
-@pytest.mark.parametrize("line", ["gs://bucket/a.jpg", "a\0b.jpg"])
-def test_a_manifest_of_what_cannot_be_read_is_refused(tmp_path: Path, line: str) -> None:
-    (tmp_path / "list.txt").write_text(line)
-    with pytest.raises(UsageError, match=r"local files so far|holds a NUL"):
+def test_a_manifest_of_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a\0b.jpg")
+    with pytest.raises(UsageError, match="holds a NUL"):
         listed(tmp_path / "list.txt")
 
 

@@ -17,6 +17,7 @@ from transforms import attempts, images, prepare, snapshots
 from transforms import resize as resize_module
 from transforms.commit import TargetWriter
 from transforms.errors import BadImage, RunError
+from transforms.fetching import Fetched, fetch
 from transforms.fingerprints import VariantRun
 from transforms.infer import score
 from transforms.prepare import prepare_unit
@@ -25,7 +26,7 @@ from transforms.records import Failure, ImageRef, PixelBatch, Unit
 from transforms.resize import resize
 from transforms.runtime import load_models
 from transforms.snapshots import UnitSize
-from transforms.storage import Fetched, fetch, reference
+from transforms.storage import reference
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_some_images_that_cannot_be_read_are_failures(
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, error: str, how_many: int) -> None:
-    """Let the store refuse the first images; tests/test_storage.py shows that a file without permission does."""
+    """Let the store refuse the first images; tests/test_fetching.py shows that a file without permission does."""
 
     def fetch_many(refs: list[ImageRef], max_bytes: int) -> Iterator[Fetched]:
         for number, ref in enumerate(refs):

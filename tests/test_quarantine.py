@@ -20,7 +20,7 @@ import pytest
 from pipelines import model_dir
 from pipelines.config import RunConfig
 from tests import touchy_modules as touchy
-from transforms import quarantine, storage
+from transforms import fetching, quarantine, storage
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.prepared import prepare_images
@@ -88,11 +88,11 @@ def test_images_that_kill_the_process_are_failures_and_the_others_are_scored(
         failure = results[number].failed[touchy_name]
         assert (failure.ref, failure.step, failure.error) == (refs[number], "infer", error)
     models = load_models(runs)
-    (image,) = prepare_images([storage.fetch(refs[4], 1 << 20)], runs)
+    (image,) = prepare_images([fetching.fetch(refs[4], 1 << 20)], runs)
     (reason,) = models.score(touchy_name, image.pixels[touchy_name][None]).failed.values()
     assert (results[4].failed[touchy_name].error, results[4].failed[touchy_name].message) == reason
     for number in (0, 2):
-        (image,) = prepare_images([storage.fetch(refs[number], 1 << 20)], runs)
+        (image,) = prepare_images([fetching.fetch(refs[number], 1 << 20)], runs)
         assert results[number].outcome == image.outcome
         assert results[number].failed == {}
         assert results[number].seconds.fetch > 0

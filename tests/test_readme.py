@@ -10,8 +10,8 @@ import pytest
 
 from pipelines import cli
 from tests import bad
+from transforms.fetching import PASSING_ERROR
 from transforms.quarantine import WORKER_DIED
-from transforms.storage import PASSING_ERROR
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "the failures are gone": (
         lambda out: shutil.rmtree(out / "_failures"),
-        "is missing; delete the rows file, run again",
+        "is missing or broken; delete the rows file, run again",
     ),
     "the failures are fewer": (
         truncate_failures,
@@ -146,7 +146,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "the failures are cut": (
         lambda out: next((out / "_failures").glob("*/*.parquet")).write_bytes(b"PAR1"),
-        "its failures file has no rows, not 1",
+        "is missing or broken; delete the rows file, run again",
     ),
     "a variant was begun and is not there": (
         lambda out: shutil.rmtree(dataset.variants(out)[0]),

@@ -45,7 +45,7 @@ def forget(output: str, run_id: str) -> None:
 
 def sweep(output: str) -> None:
     """Remove all markers: every unit is committed, so nobody has to know any more what died on the way there."""
-    storage.delete(os.path.join(output, DIRECTORY))
+    storage.delete_directory(os.path.join(output, DIRECTORY))
 
 
 def _prefix(unit_number: int) -> str:

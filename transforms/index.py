@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.errors import RunError
+from transforms.metadata import read_metadata
 from transforms.records import ImageRef, Unit
 from transforms.storage import open_file, read_versioned
 
@@ -88,8 +89,7 @@ def read(output: str) -> Index | None:
 
 def units_of(part_path: str) -> Iterator[Unit]:
     """The units of one index part, read from its footer."""
-    with open_file(part_path) as file:
-        footer = json.loads(pq.ParquetFile(file).schema_arrow.metadata[FOOTER_KEY])
+    footer = json.loads(read_metadata(part_path).metadata[FOOTER_KEY])
     for row_group, unit in enumerate(footer["units"]):
         yield Unit(footer["first_unit"] + row_group, part_path, row_group, **unit)
 

@@ -1,4 +1,4 @@
-"""Working a few items ahead on a pool of threads, with the results in order."""
+"""Working a few items ahead, with the results in order."""
 
 from __future__ import annotations
 
@@ -20,16 +20,27 @@ def ordered_map(
     Unlike `Executor.map` it pulls from `items` only as results are taken, so memory is bounded, and the pool
     goes on with what was begun while the caller is busy with a result.
     """
-    begun: deque[Future[Result]] = deque()
+    return ordered_results(lambda item: pool.submit(function, item), items, lambda _: 1, ahead)
+
+
+def ordered_results(
+    begin: Callable[[Item], Future[Result]], items: Iterable[Item], weigh: Callable[[Item], int], most: int
+) -> Iterator[Result]:
+    """What `begin` promises for each item, in order; once `most` of weight is begun and not yet taken, no more is."""
+    begun: deque[tuple[Future[Result], int]] = deque()
+    weight = 0
     try:
         for item in items:
-            begun.append(pool.submit(function, item))
-            if len(begun) >= ahead:
-                yield begun.popleft().result()
+            begun.append((begin(item), weigh(item)))
+            weight += begun[-1][1]
+            while begun and weight >= most:
+                future, its_weight = begun.popleft()
+                weight -= its_weight
+                yield future.result()
         while begun:
-            yield begun.popleft().result()
+            yield begun.popleft()[0].result()
     finally:
-        for future in begun:
+        for future, _ in begun:
             future.cancel()
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from transforms import attempts, images, index
 from transforms.commit import committed
-from transforms.errors import RunError
+from transforms.errors import BadImage, RunError
+from transforms.fetching import PASSING_ERROR, REFUSED, fetch, fetch_many
 from transforms.fingerprints import VariantRun
 from transforms.ordered import in_chunks, ordered_map
 from transforms.prepared import PreparedImage, empty_batch, prepare_images
@@ -22,13 +23,13 @@ from transforms.quarantine import Quarantined, one_at_a_time
 from transforms.records import (
     Failure,
     ImageInfo,
+    ImageRef,
     PixelBatch,
     ScoreBatch,
     StepSeconds,
     Target,
     Unit,
 )
-from transforms.storage import PASSING_ERROR, fetch_many
 
 ATTEMPTS_TOGETHER = 2
 """Attempts at a unit that may die with their process, before its images are scored one at a time."""
@@ -186,6 +187,7 @@ class _Gathering:
         self._number = 0
         self._started = time.time()
         self._fetch_errors: Counter[str] = Counter()
+        self._first_fetched: ImageRef | None = None
         self._start()
 
     def _start(self) -> None:
@@ -211,21 +213,31 @@ class _Gathering:
             self._failures.append(image.outcome)
             self._fetch_errors[image.outcome.error] += image.outcome.step == "fetch"
             return
+        self._first_fetched = self._first_fetched or image.outcome.ref
         for run, batch in self._pixels.items():
             batch[len(self._infos)] = image.pixels[run.variant.name]
         self._infos.append(image.outcome)
 
     def check_outage(self, unit: Unit) -> None:
         """Raise RunError where the store failed rather than the images; a few images cannot tell."""
-        refused, passing = self._fetch_errors["permission_denied"], self._fetch_errors[PASSING_ERROR]
+        refused, passing = self._fetch_errors[REFUSED], self._fetch_errors[PASSING_ERROR]
         if unit.n_images < OUTAGE_MIN_IMAGES:
             return
-        if refused == unit.n_images or passing > OUTAGE_RATIO * unit.n_images:
+        if (
+            refused == unit.n_images
+            or (refused and self._is_refused_by_now())
+            or passing > OUTAGE_RATIO * unit.n_images
+        ):
             what = "no permission to read" if refused else "the store failed on"
             raise RunError(
                 f"{what} {max(refused, passing):,} of the {unit.n_images:,} images of unit {unit.number}, which is "
                 "left for later; mend the storage and run the same command again"
             )
+
+    def _is_refused_by_now(self) -> bool:
+        """Whether an image that was fetched cannot be any more: the store began to refuse everything."""
+        again = self._first_fetched and fetch(self._first_fetched, images.MAX_BYTES).content
+        return isinstance(again, BadImage) and again.error == REFUSED
 
     def take(self, last: bool) -> Iterator[PixelBatch]:
         """One batch for each variant; then the next one is begun."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from transforms import images
 from transforms.errors import BadImage
+from transforms.fetching import Fetched
 from transforms.fingerprints import VariantRun
 from transforms.records import DecodedImage, Failure, FloatArray, ImageInfo, PixelArray, StepSeconds
 from transforms.resize import ModelInput, Resized, resize_many, to_bytes, to_unit
-from transforms.storage import Fetched
 
 
 @dataclass(frozen=True, eq=False)

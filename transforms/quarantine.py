@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
 
-from transforms import images, storage
+from transforms import fetching, images
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.prepared import PreparedImage, prepare_images
@@ -245,7 +245,7 @@ def work(descriptor: int, parent: int) -> None:
 def _work_on(ref: ImageRef, models: Any, runs: tuple[VariantRun, ...], connection: Connection) -> Quarantined:
     """One image through all steps, each of which is announced."""
     connection.send(_Message("step", "fetch"))
-    fetched = storage.fetch(ref, images.MAX_BYTES)
+    fetched = fetching.fetch(ref, images.MAX_BYTES)
     connection.send(_Message("step", "decode"))
     (image,) = prepare_images([fetched], runs)
     if isinstance(image.outcome, Failure):

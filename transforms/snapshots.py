@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from transforms.fingerprints import members_hash, uri_hash_sum
 from transforms.index import FOOTER_KEY, SCHEMA, Index, Part, index_directory, members, read_current, units_of
 from transforms.records import ImageRef
-from transforms.storage import commit, delete, list_names, swap
+from transforms.storage import commit, delete_directory, list_names, swap
 
 UNITS_PER_PART = 512
 ABANDONED_AFTER_SECONDS = 24 * 3600
@@ -97,7 +97,7 @@ def _next_snapshot(
         complete = True
     finally:
         if not complete:
-            delete(os.path.join(directory, snapshot))
+            delete_directory(os.path.join(directory, snapshot))
     changes = Changes(compared.new, len(compared.changed), compared.duplicates)
     if current and not added and not compared.changed:
         return current, changes
@@ -108,7 +108,7 @@ def _next_snapshot(
 def _make_current(index: Index, token: str | None) -> bool:
     """Whether this snapshot became the current one; if another process was faster, its parts are removed."""
     if not swap(os.path.join(index.directory, "CURRENT.json"), _to_json(index), token):
-        delete(os.path.join(index.directory, index.snapshot))
+        delete_directory(os.path.join(index.directory, index.snapshot))
         return False
     _sweep_abandoned(index)
     return True
@@ -224,4 +224,4 @@ def _sweep_abandoned(index: Index) -> None:
     oldest = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime(time.time() - ABANDONED_AFTER_SECONDS))
     for name in list_names(index.directory):
         if SNAPSHOT_NAME.match(name) and name not in known and name < oldest:
-            delete(os.path.join(index.directory, name))
+            delete_directory(os.path.join(index.directory, name))

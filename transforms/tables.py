@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from transforms.errors import RunError
 from transforms.fingerprints import Settings, VariantRun
+from transforms.metadata import read_metadata
 from transforms.records import Failure, FloatArray, ImageInfo, ModelFacts, ScoreBatch, StepSeconds, Target
-from transforms.storage import open_file
 
 TOP_CLASSES = 5
 ROWS_PER_GROUP = 2048
@@ -101,8 +100,7 @@ class Footer:
 def read_footer(path: str) -> Footer:
     """The footer of a rows file; RunError where the file is broken or not ours."""
     try:
-        with open_file(path) as file:
-            return Footer.from_metadata(pq.read_metadata(file).metadata or {})
+        return Footer.from_metadata(read_metadata(path).metadata or {})
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{path} is no rows file of ours ({reason}); delete it and run again") from error

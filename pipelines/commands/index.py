@@ -6,6 +6,7 @@ import os
 
 from pipelines.config import check_at_least_one
 from pipelines.listing import check_output, list_work, unit_size
+from transforms.paths import absolute
 
 
 def main(inputs: tuple[str, ...], output: str, images_per_unit: int | None, limit: int | None) -> int:
@@ -13,7 +14,7 @@ def main(inputs: tuple[str, ...], output: str, images_per_unit: int | None, limi
     check_at_least_one("--images-per-unit", images_per_unit)
     check_at_least_one("--limit", limit)
     check_output(output)
-    output = os.path.abspath(output)
+    output = absolute(output)
     work = list_work(inputs, output, unit_size(images_per_unit), limit)
     print(os.path.join(output, "_index", work.snapshot))
     return 0

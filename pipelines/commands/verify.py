@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +23,8 @@ from transforms import index, storage
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import add_hash_sums
 from transforms.index import Index
+from transforms.metadata import read_metadata
+from transforms.paths import absolute
 from transforms.records import Unit
 from transforms.tables import (
     Footer,
@@ -31,6 +36,10 @@ from transforms.tables import (
 )
 
 EXIT_WRONG = 1
+FILES_AT_ONCE = 64
+DEEP_AT_ONCE = 4
+"""Rows files that are held whole."""
+ROWS_NAME = re.compile(r"part-.*\.parquet$")
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ def main(output: str, deep: bool) -> int:
     Raises:
         UsageError: There is no index at `output`, or no variant.
     """
-    output = os.path.abspath(output)
+    output = absolute(output)
     work = index.read(output)
     if work is None:
         raise UsageError(f"{output} holds no index (_index/CURRENT.json); give an output of `pixelbeam run`")
@@ -81,8 +90,8 @@ def present(output: str) -> list[str]:
 def asked_for(output: str) -> Iterator[str]:
     """Directory names of the variants that any run was to do, also of one that died before its first file."""
     for name in storage.list_names(os.path.join(output, "_runs")):
-        with storage.open_file(os.path.join(output, "_runs", name)) as file:
-            yield from (each["directory"] for each in json.load(file)["variants"])
+        record = json.loads(storage.read(os.path.join(output, "_runs", name)))
+        yield from (each["directory"] for each in record["variants"])
 
 
 @dataclass
@@ -90,38 +99,47 @@ class Checked:
     """What a variant's files say.
 
     Attributes:
-        footers: By file name.
+        parts: Rows files by name.
         wrong: What is not as promised.
         rubbish: Files that are no part of the dataset, relative to the output directory.
     """
 
-    footers: dict[str, Footer]
+    parts: dict[str, Part]
     wrong: list[Wrong]
     rubbish: list[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rows file, as far as its metadata tells.
+
+    Attributes:
+        footer: What it says of itself.
+        n_rows: Rows in it.
+        n_failures: Rows in its failures file; None where there is no such file, or it is none of Parquet.
+    """
+
+    footer: Footer
+    n_rows: int
+    n_failures: int | None
 
 
 def check_variant(output: str, directory: str, work: Index, deep: bool) -> Checked:
     """Compare a variant's footers with the index; with `deep` also the rows themselves."""
     folder = rows_directory(directory)
-    checked = Checked({}, [], [])
     rows_names = storage.list_names(os.path.join(output, folder))
-    for name in rows_names:
-        if name.startswith("part-") and name.endswith(".parquet"):
-            _read(output, folder, name, checked)
+    checked = _read_parts(output, folder, [name for name in rows_names if ROWS_NAME.match(name)])
     by_unit: dict[int, list[str]] = defaultdict(list)
-    for name, footer in checked.footers.items():
-        by_unit[footer.unit].append(name)
-    missing = 0
+    for name, part in checked.parts.items():
+        by_unit[part.footer.unit].append(name)
+    missing, whole = 0, []
     for unit in work.units():
         files = by_unit.pop(unit.number, [])
         missing += not files
         if len(files) == 1:
-            footer = checked.footers[files[0]]
-            path = os.path.join(output, folder, files[0])
-            problems = list(_check_footer(output, path, footer, unit))
-            if deep and not problems:
-                problems += _check_rows(output, path, footer, unit)
+            problems = list(_check_footer(checked.parts[files[0]], unit))
             checked.wrong += [Wrong(f"{folder}/{files[0]}", problem) for problem in problems]
+            whole += [] if problems else [(files[0], unit)]
         elif files:
             what = f"unit {unit.number} has {len(files)} rows files: {', '.join(files)}; run the same command again"
             checked.wrong.append(Wrong(folder, what))
@@ -133,59 +151,85 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
         for files in by_unit.values()
         for name in files
     ]
-    checked.wrong += _check_settings(folder, checked.footers)
+    checked.wrong += _check_settings(folder, checked.parts)
+    if deep:
+        checked.wrong += _check_deeply(output, folder, checked.parts, whole)
     committed = {
-        owner: footer for name, footer in checked.footers.items() if (owner := unit_and_fingerprint(name))
+        owner: part.footer for name, part in checked.parts.items() if (owner := unit_and_fingerprint(name))
     }
     failures_names = storage.list_names(os.path.join(output, failures_directory(directory)))
     checked.rubbish = rubbish(committed, rows_names, failures_names, directory)
     return checked
 
 
-def _read(output: str, folder: str, name: str, checked: Checked) -> None:
+def _read_parts(output: str, folder: str, names: list[str]) -> Checked:
+    """The rows files' metadata, many at a time."""
+    checked = Checked({}, [], [])
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for name, part in zip(names, pool.map(partial(_read_part, output, folder), names), strict=True):
+            if isinstance(part, Wrong):
+                checked.wrong.append(part)
+            else:
+                checked.parts[name] = part
+    return checked
+
+
+def _read_part(output: str, folder: str, name: str) -> Part | Wrong:
+    path = os.path.join(output, folder, name)
     try:
-        checked.footers[name] = read_footer(os.path.join(output, folder, name))
+        footer = read_footer(path)
     except RunError as error:
-        checked.wrong.append(Wrong(f"{folder}/{name}", str(error)))
+        return Wrong(f"{folder}/{name}", str(error))
+    n_failures = _row_count(os.path.join(output, footer.failures_file)) if footer.failures_file else 0
+    return Part(footer, _row_count(path) or 0, n_failures)
 
 
-def _check_footer(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[str]:
+def _row_count(path: str) -> int | None:
+    try:
+        return int(read_metadata(path).num_rows)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+
+
+def _check_footer(part: Part, unit: Unit) -> Iterator[str]:
     """What a unit's footer says against the index."""
-    if (count := _row_count(path)) != footer.rows:
-        yield f"it has {count} rows, its footer says {footer.rows}"
+    footer = part.footer
+    if part.n_rows != footer.rows:
+        yield f"it has {part.n_rows} rows, its footer says {footer.rows}"
     if footer.members != unit.members:
         yield "was made from other versions of its images; run again"
     if footer.rows + footer.failures != unit.n_images:
         yield f"{footer.rows} rows + {footer.failures} failures, but the unit has {unit.n_images} images"
     elif add_hash_sums(footer.rows_hash_sum, footer.failures_hash_sum) != unit.uri_hash_sum:
         yield "its images are not those of the unit"
-    if footer.failures_file is not None:
-        failures = os.path.join(output, footer.failures_file)
-        if not storage.exists(failures):
-            yield f"its failures file {footer.failures_file} is missing; delete the rows file, run again"
-        elif (count := _row_count(failures)) != footer.failures:
-            yield f"its failures file has {'no' if count is None else count} rows, not {footer.failures}"
-    elif footer.failures:
+    if footer.failures and footer.failures_file is None:
         yield f"it names no file for its {footer.failures} failures"
+    elif part.n_failures is None:
+        yield f"its failures file {footer.failures_file} is missing or broken; delete the rows file, run again"
+    elif part.n_failures != footer.failures:
+        yield f"its failures file has {part.n_failures} rows, not {footer.failures}"
 
 
-def _row_count(path: str) -> int | None:
-    """Rows of a Parquet file; None where it is none."""
-    try:
-        with storage.open_file(path) as file:
-            return int(pq.read_metadata(file).num_rows)
-    except pa.ArrowInvalid:
-        return None
+def _check_deeply(
+    output: str, folder: str, parts: dict[str, Part], whole: list[tuple[str, Unit]]
+) -> Iterator[Wrong]:
+    """What the rows and failures of units say, whose footers are in order."""
+
+    def problems(name: str, unit: Unit) -> list[str]:
+        return list(_check_rows(output, os.path.join(output, folder, name), parts[name].footer, unit))
+
+    with ThreadPoolExecutor(DEEP_AT_ONCE) as pool:
+        for (name, _), found in zip(whole, pool.map(lambda each: problems(*each), whole), strict=True):
+            yield from (Wrong(f"{folder}/{name}", problem) for problem in found)
 
 
 def _check_rows(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[str]:
     """What the rows and failures of a unit say, whose footer is in order."""
-    with storage.open_file(path) as file:
-        rows = pq.ParquetFile(file).read()
+    rows = pq.read_table(pa.BufferReader(storage.read(path)))
     done = rows.column("uri").to_pylist()
     if footer.failures_file:
-        with storage.open_file(os.path.join(output, footer.failures_file)) as file:
-            done += pq.ParquetFile(file).read(columns=["uri"]).column("uri").to_pylist()
+        failures = pq.read_table(pa.BufferReader(storage.read(os.path.join(output, footer.failures_file))))
+        done += failures.column("uri").to_pylist()
     if sorted(done) != sorted(ref.uri for ref in index.members(unit)):
         yield "its uris are not those of the unit, each once"
     if set(rows.column("fingerprint").to_pylist()) - {footer.fingerprint}:
@@ -197,20 +241,19 @@ def _check_rows(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[
                 yield f"its {column} hold NaN or infinite values"
 
 
-def _check_settings(folder: str, footers: dict[str, Footer]) -> Iterator[Wrong]:
+def _check_settings(folder: str, parts: dict[str, Part]) -> Iterator[Wrong]:
     """A variant's files must all be made with the same settings."""
-    counts = Counter(json.dumps(footer.settings, sort_keys=True) for footer in footers.values())
-    if len(counts) > 1:
-        most_common = counts.most_common(1)[0][0]
-        for name, footer in footers.items():
-            if json.dumps(footer.settings, sort_keys=True) != most_common:
-                yield Wrong(
-                    f"{folder}/{name}", "was made with other settings than most; run again with --replace"
-                )
+    settings = {name: json.dumps(part.footer.settings, sort_keys=True) for name, part in parts.items()}
+    usual = Counter(settings.values()).most_common(1)
+    for name, its in settings.items():
+        if its != usual[0][0]:
+            yield Wrong(
+                f"{folder}/{name}", "was made with other settings than most; run again with --replace"
+            )
 
 
 def _print_variant(console: Console, directory: str, work: Index, checked: Checked) -> None:
-    footers = checked.footers.values()
+    footers = [part.footer for part in checked.parts.values()]
     rows = sum(footer.rows for footer in footers)
     failures = sum(footer.failures for footer in footers)
     verdict = f"{len(checked.wrong):,} wrong" if checked.wrong else "every image accounted for"

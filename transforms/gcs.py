@@ -1,0 +1,189 @@
+"""Google Cloud Storage through gcsfs: one request an attempt, content checked by its hash, writes on condition."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any
+from urllib.parse import quote
+
+import google_crc32c
+
+# To ask each bucket whether it is of a special kind can take a minute, and must be refused before gcsfs is imported.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+from gcsfs import GCSFileSystem
+
+from transforms.key_ranges import Key, Page, list_keys
+from transforms.patience import ShortRead
+from transforms.records import ImageRef
+from transforms.remote import Answer, Store, Take
+
+_FACTS = "name,size,generation"
+
+
+class _OneRequest(GCSFileSystem):
+    """Leaves it to `Patience` to ask again, which counts the attempts and knows how the store does as a whole."""
+
+    async def _request(self, *arguments: Any, **options: Any) -> Any:
+        return await GCSFileSystem._request.__wrapped__(self, *arguments, **options)
+
+
+class GcsStore(Store):
+    """Objects by the JSON API; a version is a generation, which a change of metadata leaves as it is."""
+
+    def __init__(self) -> None:
+        # An emulator wants no credentials, and to look for some takes seconds.
+        anonymous = (
+            os.environ.get("STORAGE_EMULATOR_HOST") and "GOOGLE_APPLICATION_CREDENTIALS" not in os.environ
+        )
+        super().__init__(
+            _OneRequest(token="anon" if anonymous else None, project="", use_listings_cache=False)
+        )
+
+    async def info(self, url: str) -> tuple[int | None, str | None]:
+        if not _bucket_and_key(url)[1]:
+            raise IsADirectoryError(url)
+        facts = await self._facts(url, _FACTS)
+        return int(facts["size"]), facts["generation"]
+
+    async def read(self, url: str, start: int | None = None, end: int | None = None) -> Answer:
+        headers, content = await self._fs._call("GET", self._fs.url(url), headers=_range(start, end))
+        if start is None and not _unpacked(headers):
+            _check(content, headers)
+        return Answer(content, headers.get("x-goog-generation"), not _unpacked(headers))
+
+    async def names(self, directory: str, prefix: str) -> list[str]:
+        bucket, folder = _bucket_and_key(directory.rstrip("/") + "/")
+        names: list[str] = []
+        token = None
+        while True:
+            page = await self._fs._call(
+                "GET",
+                "b/{}/o",
+                bucket,
+                json_out=True,
+                prefix=folder + prefix,
+                delimiter="/",
+                fields="items(name),prefixes,nextPageToken",
+                pageToken=token,
+            )
+            found = [item["name"] for item in page.get("items", ())] + page.get("prefixes", [])
+            names += [name for each in found if (name := each[len(folder) :].rstrip("/"))]
+            token = page.get("nextPageToken")
+            if token is None:
+                return names
+
+    async def walk(self, directory: str, take: Take) -> None:
+        bucket, prefix = _bucket_and_key(directory)
+        root = f"{directory.split('://', 1)[0]}://{bucket}/"
+
+        async def page_of(start: str, end: str | None, most: int | None = None) -> Page:
+            return (await self.patience.call(lambda: self._page(bucket, prefix, start, end, most)))[0]
+
+        async def take_page(keys: list[Key]) -> None:
+            await take([ImageRef(root + key.name, key.size, key.version) for key in keys])
+
+        await list_keys(page_of, prefix, take_page)
+
+    async def _page(self, bucket: str, prefix: str, start: str, end: str | None, most: int | None) -> Page:
+        items: list[dict[str, str]] = []
+        token = None
+        while not items:
+            page = await self._fs._call(
+                "GET",
+                "b/{}/o",
+                bucket,
+                json_out=True,
+                prefix=prefix,
+                startOffset=start,
+                endOffset=end,
+                maxResults=most,
+                fields=f"items({_FACTS}),nextPageToken",
+                pageToken=token,
+            )
+            items = page.get("items", [])
+            token = page.get("nextPageToken")
+            if token is None:
+                break
+        keys = [Key(item["name"], int(item["size"]), item["generation"]) for item in items]
+        return Page(keys, more=token is not None)
+
+    async def put(self, local_path: str, url: str) -> bool:
+        """Upload a file, resumably above 5 MB; False where there was another one already.
+
+        An upload whose answer was lost finds itself there when it is sent again.
+        """
+        try:
+            await self._fs._put_file(local_path, url, mode="create")
+        except FileExistsError:
+            return await self._holds(url, _crc32c_of_file(local_path))
+        return True
+
+    async def read_versioned(self, url: str) -> tuple[bytes, str]:
+        answer = await self.read(url)
+        return answer.content, answer.version or ""
+
+    async def swap(self, url: str, content: bytes, token: str | None) -> bool:
+        bucket, key = _bucket_and_key(url)
+        try:
+            await self._fs._call(
+                "POST",
+                f"{self._fs._location}/upload/storage/v1/b/{quote(bucket, safe='')}/o",
+                uploadType="media",
+                name=key,
+                ifGenerationMatch=token or "0",
+                headers={"Content-Type": "application/json"},
+                data=content,
+            )
+        except FileExistsError:
+            return await self._holds(url, _base64(google_crc32c.value(content)))
+        return True
+
+    async def _holds(self, url: str, crc32c: str) -> bool:
+        return bool((await self._facts(url, "crc32c"))["crc32c"] == crc32c)
+
+    async def _facts(self, url: str, fields: str) -> dict[str, str]:
+        bucket, key = _bucket_and_key(url)
+        facts: dict[str, str] = await self._fs._call(
+            "GET", "b/{}/o/{}", bucket, key, json_out=True, fields=fields
+        )
+        return facts
+
+
+def _bucket_and_key(url: str) -> tuple[str, str]:
+    bucket, _, key = url.split("://", 1)[1].partition("/")
+    return bucket, key
+
+
+def _range(start: int | None, end: int | None) -> dict[str, str]:
+    if start is None:
+        return {}
+    if start < 0:
+        return {"Range": f"bytes={start}"}
+    return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+
+
+def _unpacked(headers: Any) -> bool:
+    """Whether an object that was stored with gzip encoding came unpacked."""
+    return "gzip" in (headers.get("Content-Encoding"), headers.get("x-goog-stored-content-encoding"))
+
+
+def _check(content: bytes, headers: Any) -> None:
+    """ShortRead where the content is not what its hash says."""
+    given = ",".join(headers.getall("x-goog-hash", ()))
+    hashes = dict(each.strip().split("=", 1) for each in given.split(",") if each)
+    if "crc32c" in hashes and hashes["crc32c"] != _base64(google_crc32c.value(content)):
+        raise ShortRead(f"the {len(content):,} bytes that came are not those of the object's crc32c")
+
+
+def _base64(crc32c: int) -> str:
+    return base64.b64encode(crc32c.to_bytes(4, "big")).decode()
+
+
+def _crc32c_of_file(path: str) -> str:
+    crc32c = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            crc32c = google_crc32c.extend(crc32c, chunk)
+    return _base64(crc32c)

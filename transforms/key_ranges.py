@@ -1,0 +1,143 @@
+"""Listing a bucket's keys in many ranges at once, flat or a tree, with no knowledge of the names beforehand.
+
+A store pages through keys in their order, one page after another. The keys after a first page are cut where names
+branch: for each position of the last name, the first name that differs there (one probe each, all at once) tells
+whether there is anything to cut, and the characters seen so far where. A cut in the wrong place costs one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+RANGES_AT_ONCE = 32
+PROBED_POSITIONS = 48
+"""Of the last name, after the prefix; names that differ only further on are paged through in order."""
+CUT_POSITIONS = 3
+"""Those furthest left; ranges that differ further on are small."""
+
+
+class Key(NamedTuple):
+    """One object as it was listed.
+
+    Attributes:
+        name: Its key in the bucket.
+        size: Bytes.
+        version: What changes with its content.
+    """
+
+    name: str
+    size: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One answer of a store.
+
+    Attributes:
+        keys: In their order, all between the bounds of the request.
+        more: Whether the range goes on after the last of them.
+    """
+
+    keys: list[Key]
+    more: bool
+
+
+class PageOf(Protocol):
+    """Asks for the keys with the prefix from `start` to before `end` (None: to the last), at most `most`."""
+
+    def __call__(self, start: str, end: str | None, most: int | None = None) -> Awaitable[Page]: ...
+
+
+async def list_keys(page_of: PageOf, prefix: str, take: Callable[[list[Key]], Awaitable[None]]) -> None:
+    """Give `take` every key with the prefix once, a page at a time, in no order.
+
+    Args:
+        page_of: Asks the store.
+        prefix: Keys begin with it.
+        take: Awaited after each page, so that no more than `RANGES_AT_ONCE` pages are held.
+    """
+    listing = _Listing(page_of, prefix, take)
+    workers = [asyncio.ensure_future(listing.work()) for _ in range(RANGES_AT_ONCE)]
+    complete = asyncio.ensure_future(listing.ranges.join())
+    try:
+        ended, _ = await asyncio.wait([complete, *workers], return_when=asyncio.FIRST_COMPLETED)
+        # A worker ends only by what it raises.
+        await next(iter(ended))
+    finally:
+        for task in (complete, *workers):
+            task.cancel()
+        await asyncio.gather(complete, *workers, return_exceptions=True)
+
+
+class _Listing:
+    """Ranges yet to be listed, and the workers on them."""
+
+    def __init__(self, page_of: PageOf, prefix: str, take: Callable[[list[Key]], Awaitable[None]]) -> None:
+        self.ranges: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue()
+        self.ranges.put_nowait((prefix, None))
+        self._page_of = page_of
+        self._prefix = prefix
+        self._take = take
+        self._busy = 0
+        self._characters: set[str] = set()
+
+    async def work(self) -> None:
+        while True:
+            start, end = await self.ranges.get()
+            self._busy += 1
+            await self._list(start, end)
+            self._busy -= 1
+            self.ranges.task_done()
+
+    async def _list(self, start: str, end: str | None) -> None:
+        last = None
+        while True:
+            page = await self._page_of(start, end)
+            # Each page but the first begins with the last key of the one before.
+            await self._take([key for key in page.keys if key.name != last])
+            if not page.more:
+                return
+            start = last = page.keys[-1].name
+            self._characters.update(
+                *(key.name[len(self._prefix) :] for key in page.keys[:: len(page.keys) // 10 + 1])
+            )
+            if 2 * (self._busy + self.ranges.qsize()) < RANGES_AT_ONCE:
+                cuts = await self._cuts(last, end)
+                for cut, following in zip(cuts, [*cuts[1:], end], strict=False):
+                    self.ranges.put_nowait((cut, following))
+                end = cuts[0] if cuts else end
+
+    async def _cuts(self, last: str, end: str | None) -> list[str]:
+        """Where to cut the keys after `last`: at the first few positions where names branch off from it."""
+        positions = range(len(self._prefix), min(len(last), len(self._prefix) + PROBED_POSITIONS))
+        found = await asyncio.gather(*(self._branch(last, position, end) for position in positions))
+        branches = [branch for branch in found if branch is not None][:CUT_POSITIONS]
+        cuts = {
+            branch[:-1] + character
+            for branch in branches
+            for character in {branch[-1], *self._characters}
+            if character >= branch[-1]
+        }
+        return sorted(cut for cut in cuts if end is None or cut < end)
+
+    async def _branch(self, last: str, position: int, end: str | None) -> str | None:
+        """The next name that equals `last` before `position` and not there, up to there; None if there is none."""
+        following = _following(last[position])
+        if following is None or (end is not None and last[:position] + following >= end):
+            return None
+        page = await self._page_of(last[:position] + following, end, most=1)
+        name = page.keys[0].name if page.keys else ""
+        return name[: position + 1] if name[:position] == last[:position] and len(name) > position else None
+
+
+def _following(character: str) -> str | None:
+    """The next code point that is a character; code points are ordered as their UTF-8 is."""
+    following = ord(character) + 1
+    if following > sys.maxunicode:
+        return None
+    return chr(0xE000 if 0xD800 <= following < 0xE000 else following)
