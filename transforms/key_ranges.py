@@ -8,6 +8,8 @@ whether there is anything to cut, and the characters seen so far where. A cut in
 from __future__ import annotations
 
 import asyncio
+import itertools
+import string
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +20,11 @@ PROBED_POSITIONS = 48
 """Of the last name, after the prefix; names that differ only further on are paged through in order."""
 CUT_POSITIONS = 3
 """Those furthest left; ranges that differ further on are small."""
+
+
+PROBES_AT_ONCE = 12
+
+_KINDS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 
 
 class Key(NamedTuple):
@@ -48,7 +55,10 @@ class Page:
 
 
 class PageOf(Protocol):
-    """Asks for the keys with the prefix from `start` to before `end` (None: to the last), at most `most`."""
+    """Asks for the keys with the prefix from `start` to before `end` (None: to the last), at most `most`.
+
+    A page holds at least one key, and two if not at most one was asked for, or is the last.
+    """
 
     def __call__(self, start: str, end: str | None, most: int | None = None) -> Awaitable[Page]: ...
 
@@ -96,32 +106,39 @@ class _Listing:
 
     async def _list(self, start: str, end: str | None) -> None:
         last = None
-        while True:
+        for pages in itertools.count(1):
             page = await self._page_of(start, end)
             # Each page but the first begins with the last key of the one before.
             await self._take([key for key in page.keys if key.name != last])
             if not page.more:
                 return
             start = last = page.keys[-1].name
-            self._characters.update(
-                *(key.name[len(self._prefix) :] for key in page.keys[:: len(page.keys) // 10 + 1])
-            )
-            if 2 * (self._busy + self.ranges.qsize()) < RANGES_AT_ONCE:
-                cuts = await self._cuts(last, end)
+            self._characters.update(*(key.name for key in page.keys[:: len(page.keys) // 10 + 1]))
+            is_first = end is None
+            if (pages > 1 or is_first) and 2 * (self._busy + self.ranges.qsize()) < RANGES_AT_ONCE:
+                cuts = await self._cuts(page.keys[0].name, last, end)
                 for cut, following in zip(cuts, [*cuts[1:], end], strict=False):
                     self.ranges.put_nowait((cut, following))
                 end = cuts[0] if cuts else end
 
-    async def _cuts(self, last: str, end: str | None) -> list[str]:
-        """Where to cut the keys after `last`: at the first few positions where names branch off from it."""
-        positions = range(len(self._prefix), min(len(last), len(self._prefix) + PROBED_POSITIONS))
-        found = await asyncio.gather(*(self._branch(last, position, end) for position in positions))
-        branches = [branch for branch in found if branch is not None][:CUT_POSITIONS]
+    async def _cuts(self, first: str, last: str, end: str | None) -> list[str]:
+        """Where to cut the keys after a page: at the first few positions where names branch off from its last.
+
+        The page itself spans several branches where its own names differ, which therefore are less than a page.
+        """
+        branches: list[str] = []
+        stop = min(_shared(first, last), len(self._prefix) + PROBED_POSITIONS)
+        for position in range(len(self._prefix), stop, PROBES_AT_ONCE):
+            positions = range(position, min(stop, position + PROBES_AT_ONCE))
+            found = await asyncio.gather(*(self._branch(last, each, end) for each in positions))
+            branches += [branch for branch in found if branch is not None]
+            if len(branches) >= CUT_POSITIONS:
+                break
         cuts = {
             branch[:-1] + character
-            for branch in branches
+            for branch in branches[:CUT_POSITIONS]
             for character in {branch[-1], *self._characters}
-            if character >= branch[-1]
+            if character >= branch[-1] and _kind(character) == _kind(branch[-1])
         }
         return sorted(cut for cut in cuts if end is None or cut < end)
 
@@ -133,6 +150,19 @@ class _Listing:
         page = await self._page_of(last[:position] + following, end, most=1)
         name = page.keys[0].name if page.keys else ""
         return name[: position + 1] if name[:position] == last[:position] and len(name) > position else None
+
+
+def _shared(first: str, last: str) -> int:
+    """How many characters two names begin with alike."""
+    differ = (
+        position for position, (one, other) in enumerate(zip(first, last, strict=False)) if one != other
+    )
+    return next(differ, min(len(first), len(last)))
+
+
+def _kind(character: str) -> int:
+    """Names have a digit where another has a digit, and a letter where another has a letter."""
+    return next((kind for kind, its in enumerate(_KINDS) if character in its), len(_KINDS))
 
 
 def _following(character: str) -> str | None:

@@ -1,0 +1,179 @@
+"""Which errors are asked about again, how long, and how many requests are in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+import requests
+from gcsfs.retry import HttpError
+
+from transforms import patience
+from transforms.patience import GaveUp, Patience, ShortRead
+
+
+def failing(error: Exception, times: int) -> Callable[[], Awaitable[str]]:
+    """A request that fails so many times and then works."""
+    left = [times]
+
+    async def request() -> str:
+        await asyncio.sleep(0)
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return "result"
+
+    return request
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What was waited for, which takes no time."""
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def no_sleep(seconds: float) -> None:
+        if seconds:
+            waited.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("transforms.patience.asyncio.sleep", no_sleep)
+    return waited
+
+
+PASSING = [
+    HttpError({"code": 429, "message": "slow down"}),
+    HttpError({"code": 503}),
+    HttpError({"code": "500"}),
+    HttpError({"code": 408}),
+    requests.exceptions.ProxyError(),
+    aiohttp.ClientPayloadError("cut"),
+    ConnectionResetError(),
+    asyncio.TimeoutError(),
+    ShortRead("3 bytes came of 4"),
+]
+FINAL = [
+    FileNotFoundError("x"),
+    FileExistsError("x"),
+    PermissionError("x"),
+    OSError("Forbidden: https://x\nno"),
+    HttpError({"code": 401}),
+    HttpError({"code": 400}),
+    ValueError("Bad Request"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_what_may_pass_is_asked_again(error: Exception, waits: list[float]) -> None:
+    assert asyncio.run(Patience().call(failing(error, 3))) == ("result", 4)
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize("error", FINAL, ids=repr)
+def test_what_will_not_pass_is_not(error: Exception, waits: list[float]) -> None:
+    with pytest.raises(GaveUp) as raised:
+        asyncio.run(Patience().call(failing(error, 1)))
+    assert (raised.value.error, raised.value.attempts) == (error, 1)
+    assert waits == []
+
+
+def test_waits_grow_and_differ(waits: list[float]) -> None:
+    asyncio.run(Patience().call(failing(ConnectionResetError(), 12)))
+    for number, waited in enumerate(waits, start=1):
+        longest = min(patience.LONGEST_WAIT_SECONDS, patience.FIRST_WAIT_SECONDS * 2**number)
+        assert longest / 2 <= waited <= longest
+    assert len(set(waits)) == 12
+
+
+def test_a_request_that_fails_while_others_work_is_given_up(waits: list[float]) -> None:
+    async def run() -> None:
+        store: Patience[Any] = Patience()
+
+        async def work() -> None:
+            while True:
+                await store.call(failing(ConnectionResetError(), 0))
+
+        others = asyncio.create_task(work())
+        try:
+            await store.call(failing(ConnectionResetError(), 1000))
+        finally:
+            others.cancel()
+
+    with pytest.raises(GaveUp) as raised:
+        asyncio.run(run())
+    assert raised.value.attempts == patience.ATTEMPTS
+
+
+def test_a_store_in_which_nothing_works_is_waited_for_and_then_given_up_at_once(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("transforms.patience.time.monotonic", lambda: now[0])
+
+    async def request() -> str:
+        now[0] += 10.0
+        raise ConnectionResetError
+
+    async def run() -> tuple[int, int]:
+        store: Patience[Any] = Patience()
+        attempts = []
+        for _ in range(2):
+            with pytest.raises(GaveUp) as raised:
+                await store.call(request)
+            attempts.append(raised.value.attempts)
+        return attempts[0], attempts[1]
+
+    # Ten seconds a request: 600 s are over after the 62nd, and the next one is not waited for.
+    assert asyncio.run(run()) == (62, 1)
+
+
+def test_requests_in_flight_are_limited_and_halved_where_the_store_says_slow_down(waits: list[float]) -> None:
+    async def run() -> tuple[int, float, float]:
+        store: Patience[Any] = Patience()
+        in_flight, peak = [0], [0]
+
+        async def request() -> None:
+            in_flight[0] += 1
+            peak[0] = max(peak[0], in_flight[0])
+            for _ in range(5):
+                await asyncio.sleep(0)
+            in_flight[0] -= 1
+
+        await asyncio.gather(*(store.call(request) for _ in range(500)))
+        before = store.limit
+        await asyncio.gather(*(store.call(failing(HttpError({"code": 503}), 1)) for _ in range(10)))
+        return peak[0], before, store.limit
+
+    peak, before, after = asyncio.run(run())
+    assert peak == before == patience.REQUESTS_AT_ONCE
+    # Once for all ten, and a little up again with each that then works.
+    assert before / 2 <= after < before / 2 + 1
+
+
+def test_the_limit_grows_again(waits: list[float]) -> None:
+    async def run() -> float:
+        store: Patience[Any] = Patience()
+        store.limit = 8.0
+        for _ in range(64 * 64):
+            await store.call(failing(ConnectionResetError(), 0))
+        return store.limit
+
+    assert asyncio.run(run()) == patience.REQUESTS_AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (HttpError({"code": 503}), 503),
+        (HttpError({"code": "429"}), 429),
+        (type("Botocore", (Exception,), {"response": {"ResponseMetadata": {"HTTPStatusCode": 404}}})(), 404),
+        (type("Azure", (Exception,), {"status_code": 500})(), 500),
+        (ValueError("x"), None),
+        (SystemExit(3), None),
+    ],
+)
+def test_the_status_is_found_whatever_the_client(error: BaseException, status: int | None) -> None:
+    assert patience.status_of(error) == status
