@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,9 @@ import pytest
 from pipelines import cli, model_dir
 from pipelines.commands import pull
 from pipelines.config import RunConfig
-from tests import photos, tiny
+from tests import gcs_server, photos, tiny
+from tests.gcs_server import GcsServer
+from transforms import remote
 from transforms.fingerprints import VariantRun
 from transforms.variants import find
 
@@ -52,6 +54,25 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photographs")
     photos.write_photographs(folder, 24, size=(120, 90))
     return folder
+
+
+@pytest.fixture(scope="session")
+def gcs_process() -> Iterator[GcsServer]:
+    """A server of Google Cloud Storage, to which this process's and its children's clients are led."""
+    with gcs_server.serve() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_process: GcsServer) -> GcsServer:
+    """The server with empty buckets `in` and `out`, and clients that have not met it yet."""
+    gcs_process.reset()
+    for bucket in ("in", "out"):
+        gcs_process.create_bucket(bucket)
+    remote._stores.clear()
+    return gcs_process
 
 
 @pytest.fixture

@@ -7,17 +7,21 @@ import os
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import google_crc32c
 
-# To ask each bucket whether it is of a special kind can take a minute, and must be refused before gcsfs is imported.
+# What gcsfs does beyond `core` asks each bucket of what kind it is, which can take a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-from gcsfs import GCSFileSystem
+from gcsfs.core import GCSFileSystem
 
 from transforms.key_ranges import Key, Page, list_keys
 from transforms.patience import ShortRead
 from transforms.records import ImageRef
 from transforms.remote import Answer, Store, Take
+
+SILENCE_SECONDS = 60.0
+"""A connection on which nothing comes for so long is given up."""
 
 _FACTS = "name,size,generation"
 
@@ -38,7 +42,14 @@ class GcsStore(Store):
             os.environ.get("STORAGE_EMULATOR_HOST") and "GOOGLE_APPLICATION_CREDENTIALS" not in os.environ
         )
         super().__init__(
-            _OneRequest(token="anon" if anonymous else None, project="", use_listings_cache=False)
+            _OneRequest(
+                token="anon" if anonymous else None,
+                project="",
+                use_listings_cache=False,
+                requests_timeout=aiohttp.ClientTimeout(
+                    sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS
+                ),
+            )
         )
 
     async def info(self, url: str) -> tuple[int | None, str | None]:
@@ -117,6 +128,11 @@ class GcsStore(Store):
         try:
             await self._fs._put_file(local_path, url, mode="create")
         except FileExistsError:
+            return await self._holds(url, _crc32c_of_file(local_path))
+        except FileNotFoundError:
+            # Either there is no bucket, or gcsfs cancels an upload that had come to its end: its answer was lost.
+            if not await self.names(url.rsplit("/", 1)[0], url.rsplit("/", 1)[1]):
+                raise
             return await self._holds(url, _crc32c_of_file(local_path))
         return True
 

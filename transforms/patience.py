@@ -51,6 +51,9 @@ class GaveUp(Exception):
 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that a client library's error stands for, as gcsfs, aiohttp, botocore and azure tell it."""
+    if isinstance(error, aiohttp.ClientError):
+        # Broken payloads have a `code`, too, which no server sent.
+        return error.status if isinstance(error, aiohttp.ClientResponseError) else None
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return status_in(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
@@ -79,12 +82,14 @@ def is_refusal(error: Exception) -> bool:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether to ask again: after 408, 429 and 5xx, what happens to a connection, and short reads."""
+    """Whether to ask again: after 408, 429 and 5xx but 501, what happens to a connection, and short reads."""
     if isinstance(error, _FINAL) or is_refusal(error):
         return False
     status = status_of(error)
     if status is not None:
-        return status in _PASSING_STATUS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return status in _PASSING_STATUS or (
+            status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+        )
     return isinstance(error, (OSError, aiohttp.ClientError, asyncio.TimeoutError))
 
 
