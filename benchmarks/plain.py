@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from benchmarks.child import Figures, Parts
-from transforms.listing import ListingCounts, list_images
+from transforms.listing import Found, list_images
 from transforms.variants import Variant, find
 
 BATCH = 32
@@ -29,7 +29,7 @@ ROWS_A_GROUP = 2048
 def parts(inputs: list[str], limit: int, variants: list[str], model_dir: str, spawned: float) -> Parts:
     """For `benchmarks.child`: one loop a variant, with TensorFlow's default threads."""
     del spawned
-    paths = [ref.uri for ref in list_images(tuple(inputs), ListingCounts())][:limit]
+    paths = [ref.uri for ref in list_images(tuple(inputs), Found())][:limit]
     measures = {}
     for spec in variants:
         variant = find(spec)

@@ -22,6 +22,7 @@ from pipelines.record import record_run
 from transforms import attempts, devices, graphs, modules
 from transforms.fingerprints import VariantRun
 from transforms.index import Index
+from transforms.listing import USUAL_LAYOUT
 from transforms.prepare import prepare_unit
 from transforms.records import PixelBatch, Unit
 from transforms.runtime import Models, load_models
@@ -65,7 +66,7 @@ def index_of(job: Job) -> Index:
     """List the inputs into the job's output."""
     config = job.config
     size = unit_size(config.images_per_unit, run.default_unit(job.runs))
-    return list_work(config.inputs, config.output, size, config.limit)
+    return list_work(config.inputs, config.output, USUAL_LAYOUT, size, config.limit)
 
 
 def batches(job: Job, unit: Unit) -> Iterator[PixelBatch]:

@@ -77,8 +77,10 @@ def _dispatch(arguments: list[str]) -> int:
         return run(replace(config, output=absolute(config.output)))
     if known.command == "index":
         from pipelines.commands import index
+        from transforms.containers import Layout
 
-        return index.main(tuple(known.input), known.output, known.images_per_unit, known.limit)
+        layout = Layout(known.image_column, tuple(known.keep))
+        return index.main(tuple(known.input), known.output, layout, known.images_per_unit, known.limit)
     if known.command == "pull":
         start_tensorflow()
         from pipelines.commands import pull
@@ -156,6 +158,19 @@ def _add_listing(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="directories, globs, manifests (.txt, .csv, .parquet) and files",
     )
+    parser.add_argument(
+        "--image-column",
+        metavar="NAME",
+        help="what holds the images in TFRecords (image/encoded) and Parquet",
+    )
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="COLUMN",
+        help="columns of a manifest, features of TFRecords or neighbours in a tar (cls, txt, json) for the rows",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="where the dataset goes")
     parser.add_argument("--images-per-unit", type=int, metavar="N", help="images in an output file")
     parser.add_argument("--limit", type=int, metavar="N", help="a trial: only the first N images")
@@ -205,6 +220,8 @@ def _run_config(known: argparse.Namespace, extra: list[str], ours: set[str]) -> 
         variants=tuple(known.variant),
         model_dir=absolute(known.model_dir),
         precision=known.precision,
+        image_column=known.image_column,
+        keep=tuple(known.keep),
         images_per_unit=known.images_per_unit,
         batch_size=known.batch_size,
         class_names=known.class_names,

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from transforms.errors import UsageError
 
 PRECISIONS = ("exact", "fast")
+RESERVED_COLUMNS = {
+    *("uri", "size", "version", "sha256", "width", "height", "orientation", "fingerprint"),
+    *("logits", "top_classes", "features"),
+}
+"""Those of every row."""
 
 
 def check_at_least_one(option: str, value: int | None) -> None:
@@ -25,6 +30,8 @@ class RunConfig:
         variants: Names of variants, or TOML files.
         model_dir: Where modules are kept.
         precision: `exact`, or `fast` (16 bits where the device can, uint8 pixels).
+        image_column: Feature or column of a container that holds the images; None for the usual one.
+        keep: Columns to carry along from the sources.
         images_per_unit: Images in new units; None for about five minutes of work.
         batch_size: Images a forward pass; None for what suits the device and the modules.
         class_names: File with a class name a line, or None.
@@ -43,6 +50,8 @@ class RunConfig:
     variants: tuple[str, ...]
     model_dir: str
     precision: str = "exact"
+    image_column: str | None = None
+    keep: tuple[str, ...] = ()
     images_per_unit: int | None = None
     batch_size: int | None = None
     class_names: str | None = None
@@ -61,6 +70,9 @@ class RunConfig:
             check_at_least_one(option, value)
         if not 0 <= self.max_failure_ratio <= 1:
             raise UsageError(f"--max-failure-ratio must be from 0 to 1, got {self.max_failure_ratio}")
+        for name in self.keep:
+            if name in RESERVED_COLUMNS or self.keep.count(name) > 1:
+                raise UsageError(f"--keep {name}: rows have such a column already; rename it in the source")
         if self.precision not in PRECISIONS:
             raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 
 from pipelines import progress
 from transforms import index, snapshots, storage
+from transforms.containers import Layout
 from transforms.errors import UsageError
 from transforms.index import Index
-from transforms.listing import ListingCounts, list_images
-from transforms.records import ImageRef
+from transforms.listing import Found, list_images
+from transforms.members import KeptColumns
 from transforms.snapshots import UnitSize
 
 MAX_IMAGES_PER_UNIT = 4096
@@ -33,7 +33,9 @@ def unit_size(images_per_unit: int | None, most: int = MAX_IMAGES_PER_UNIT) -> U
     return UnitSize(most, LEAST_UNITS, MIN_IMAGES_PER_UNIT)
 
 
-def list_work(inputs: tuple[str, ...], output: str, size: UnitSize, limit: int | None) -> Index:
+def list_work(
+    inputs: tuple[str, ...], output: str, layout: Layout, size: UnitSize, limit: int | None
+) -> Index:
     """List the inputs, bring the output's index up to date, and say what changed."""
     current = index.read(output)
     if limit is not None and current is not None and current.n_images > limit:
@@ -41,12 +43,8 @@ def list_work(inputs: tuple[str, ...], output: str, size: UnitSize, limit: int |
             f"--limit {limit}, but {output} has an index of {current.n_images:,} images already; "
             "leave --limit out, or give a new --output for the trial"
         )
-    counts = ListingCounts()
-
-    def listed() -> Iterable[ImageRef]:
-        counts.listed = counts.ignored = 0
-        return itertools.islice(list_images(inputs, counts), limit)
-
-    work, changes = snapshots.update(output, listed, size)
-    progress.print_listing(work, changes, counts)
+    found = Found(KeptColumns(layout.keep))
+    images = itertools.islice(list_images(inputs, found, layout), limit)
+    work, changes = snapshots.update(output, images, size, found.kept.schema)
+    progress.print_listing(work, changes, found)
     return work

@@ -190,6 +190,7 @@ def _variant_run(variant: Variant, config: RunConfig) -> VariantRun:
         precision=config.precision,
         class_names=_names(description.n_classes, config),
         random_weights=description.random_weights,
+        keep=config.keep,
     )
 
 

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from transforms.changes import Changes
 from transforms.fingerprints import VariantRun
 from transforms.index import Index
-from transforms.listing import ListingCounts
+from transforms.listing import Found
 from transforms.records import StepSeconds
-from transforms.snapshots import Changes
 from transforms.tables import Footer, failures_directory, rows_directory
 from transforms.tally import Tally
 
@@ -110,14 +110,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def print_listing(work: Index, changes: Changes, counts: ListingCounts) -> None:
+def print_listing(work: Index, changes: Changes, found: Found) -> None:
     """Say what listing found."""
     notes = [f"{counted(work.n_images, 'image')} in {counted(work.n_units, 'unit')}"]
     for count, what in (
         (changes.new, "new"),
         (changes.changed, "changed"),
+        (changes.gone, "not listed any more"),
         (changes.duplicates, "listed twice"),
-        (counts.ignored, "other files ignored (hidden, or without an image's extension)"),
+        (found.ignored, "other files ignored (hidden, or without an image's extension)"),
     ):
         if count:
             notes.append(f"{count:,} {what}")

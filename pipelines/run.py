@@ -20,6 +20,7 @@ from pipelines.quiet import stderr_aside
 from pipelines.record import record_run
 from pipelines.verdict import verdict
 from transforms import attempts, devices, index, tally
+from transforms.containers import Layout
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
 from transforms.infer import EfficientNetHandler
@@ -75,7 +76,9 @@ def run(config: RunConfig) -> int:
             # What goes wrong is raised where the pipeline asks for the models.
             beside.submit(load_models, runs)
         size = unit_size(config.images_per_unit, default_unit(runs))
-        work = list_work(config.inputs, config.output, size, config.limit)
+        work = list_work(
+            config.inputs, config.output, Layout(config.image_column, config.keep), size, config.limit
+        )
         run_id = record_run(config, runs, work)
         stop_rule = StopRule(work.n_images, config.max_failure_ratio)
         build(pipeline, work.part_paths(), config, runs, run_id, stop_rule)

@@ -185,13 +185,13 @@ def test_rows_whose_failures_are_gone_are_done_anew(tmp_path: Path, tiny_run: Va
 
 
 def test_a_run_whose_index_moved_on_commits_nothing(tmp_path: Path, tiny_run: VariantRun) -> None:
-    old, _ = snapshots.update(str(tmp_path), lambda: refs(10), UnitSize(10))
+    old, _ = snapshots.update(str(tmp_path), refs(10), UnitSize(10))
     (of,) = old.units()
     changed = [*refs(9), refs(10, version="2")[9]]
     writer = TargetWriter(str(tmp_path), tiny_run, tiny_run.target(of), "r")
     for batch in batches(tiny_run, of, GOOD, BAD):
         writer.add(batch)
-    snapshots.update(str(tmp_path), lambda: changed, UnitSize(10))
+    snapshots.update(str(tmp_path), changed, UnitSize(10))
     with pytest.raises(RunError, match="an image of unit 0 changed"):
         writer.commit()
     assert not (tmp_path / tiny_run.variant.directory).exists()
@@ -201,9 +201,9 @@ def test_a_run_whose_index_moved_on_commits_nothing(tmp_path: Path, tiny_run: Va
 def test_a_run_goes_on_where_only_other_units_changed(
     tmp_path: Path, tiny_run: VariantRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, _ = snapshots.update(str(tmp_path), lambda: refs(11), UnitSize(10))
+    old, _ = snapshots.update(str(tmp_path), refs(11), UnitSize(10))
     of = next(old.units())
-    snapshots.update(str(tmp_path), lambda: [*refs(10), refs(11, version="2")[10]], UnitSize(10))
+    snapshots.update(str(tmp_path), [*refs(10), refs(11, version="2")[10]], UnitSize(10))
     writer = TargetWriter(str(tmp_path), tiny_run, tiny_run.target(of), "r")
     for batch in batches(tiny_run, of, GOOD, BAD):
         writer.add(batch)

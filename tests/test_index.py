@@ -16,7 +16,7 @@ from transforms.snapshots import UnitSize
 
 
 def listed(output: Path, count: int) -> Index:
-    return snapshots.update(str(output), lambda: refs(count), UnitSize(4))[0]
+    return snapshots.update(str(output), refs(count), UnitSize(4))[0]
 
 
 def test_units_carry_the_hashes_of_their_members(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def unit_of(tmp_path: Path):
 
     def make(paths: list[Path], output: Path = tmp_path / "out") -> Unit:
         refs = [reference(str(path)) for path in paths]
-        work, _ = snapshots.update(str(output), lambda: refs, UnitSize(len(refs)))
+        work, _ = snapshots.update(str(output), refs, UnitSize(len(refs)))
         return next(work.units())
 
     return make
@@ -135,7 +135,7 @@ def test_every_image_has_one_outcome(
         paths.append(folder / f"{number:02d}.jpg")
         paths[-1].write_bytes(content[kind])
     refs = [reference(str(path)) for path in paths]
-    work, _ = snapshots.update(str(folder / "out"), lambda: refs, UnitSize(max(1, len(refs))))
+    work, _ = snapshots.update(str(folder / "out"), refs, UnitSize(max(1, len(refs))))
     for path, kind in zip(paths, pattern, strict=True):
         if kind == "gone":
             path.unlink()

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import cli
 from tests import bad
-from transforms.fetching import PASSING_ERROR
+from transforms.fetching import PASSING_ERROR, REFUSED
 from transforms.quarantine import WORKER_DIED
 
 ROOT = Path(__file__).parent.parent
@@ -77,4 +77,4 @@ def test_every_error_that_is_listed_is_raised_somewhere() -> None:
     raised = set(re.findall(r'BadImage\(\s*"(\w+)"', code)) | set(
         re.findall(r'\("(\w+)", (?:first_line|"the)', code)
     )
-    assert listed == raised | {PASSING_ERROR, WORKER_DIED}
+    assert listed == raised | {PASSING_ERROR, REFUSED, WORKER_DIED}

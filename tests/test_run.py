@@ -25,7 +25,7 @@ from transforms.comparison import LEAST_COSINE
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.infer import METRICS
-from transforms.listing import list_images
+from transforms.listing import USUAL_LAYOUT, list_images
 from transforms.snapshots import UnitSize
 from transforms.tables import read_footer
 from transforms.write import StopRule
@@ -313,8 +313,8 @@ def test_an_empty_folder_is_refused_and_leaves_no_index(run, out: Path, tmp_path
 
 
 def test_an_interrupted_listing_is_done_again(run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(patterns, counts):
-        yield from list(list_images(patterns, counts))[:5]
+    def interrupted(*arguments):
+        yield from list(list_images(*arguments))[:5]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -505,7 +505,7 @@ def test_beam_s_metrics_tell_what_was_done(
     tmp_path: Path, folder: Path, tiny_run: VariantRun, models: str, tiny_toml: str
 ) -> None:
     config = RunConfig((str(folder),), str(tmp_path / "out"), (tiny_toml,), models, batch_size=4)
-    work = listing.list_work(config.inputs, config.output, UnitSize(10), None)
+    work = listing.list_work(config.inputs, config.output, USUAL_LAYOUT, UnitSize(10), None)
     runtime._cache.clear()
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipelines.run.build(pipeline, work.part_paths(), config, (tiny_run,), "run", StopRule(26, 1.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 from collections.abc import Iterable
@@ -13,13 +12,14 @@ import pytest
 
 from tests.records import refs
 from transforms import index, snapshots
+from transforms.changes import Changes
 from transforms.index import Index
 from transforms.records import ImageRef
-from transforms.snapshots import Changes, UnitSize
+from transforms.snapshots import UnitSize
 
 
 def update(output: Path, listed: Iterable[ImageRef], images_per_unit: int = 4) -> tuple[Index, Changes]:
-    return snapshots.update(str(output), lambda: listed, UnitSize(images_per_unit))
+    return snapshots.update(str(output), listed, UnitSize(images_per_unit))
 
 
 def members(work: Index) -> list[list[ImageRef]]:
@@ -29,7 +29,7 @@ def members(work: Index) -> list[list[ImageRef]]:
 def test_a_listing_is_cut_into_units_sorted_within_a_part(tmp_path: Path) -> None:
     work, changes = update(tmp_path, reversed(refs(10)))
     assert members(work) == [refs(10)[:4], refs(10)[4:8], refs(10)[8:]]
-    assert changes == Changes(new=10, changed=0, duplicates=0)
+    assert changes == Changes(new=10, changed=0, duplicates=0, gone=0)
     assert [unit.number for unit in work.units()] == [0, 1, 2]
     assert (work.n_images, work.n_units) == (10, 3)
     assert index.read(str(tmp_path)) == work
@@ -60,7 +60,7 @@ def test_the_same_listing_again_changes_nothing(tmp_path: Path) -> None:
     before = (tmp_path / "_index" / "CURRENT.json").read_bytes()
     second, changes = update(tmp_path, refs(10), images_per_unit=7)
     assert second == first
-    assert changes == Changes(0, 0, 0)
+    assert changes == Changes(0, 0, 0, 0)
     assert (tmp_path / "_index" / "CURRENT.json").read_bytes() == before
     assert len(os.listdir(tmp_path / "_index")) == 2
 
@@ -79,7 +79,7 @@ def test_a_changed_image_stays_in_its_unit(tmp_path: Path, monkeypatch: pytest.M
     first, _ = update(tmp_path, refs(8))
     changed = [ImageRef(ref.uri, 99, "2") if number == 5 else ref for number, ref in enumerate(refs(8))]
     second, changes = update(tmp_path, changed)
-    assert changes == Changes(new=0, changed=1, duplicates=0)
+    assert changes == Changes(new=0, changed=1, duplicates=0, gone=0)
     assert second.parts[0] == first.parts[0]
     assert members(second) == [changed[:4], changed[4:]]
     before, after = (list(work.units()) for work in (first, second))
@@ -93,7 +93,7 @@ def test_unit_numbers_never_change(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     update(tmp_path, refs(8))
     changed = [ImageRef(ref.uri, 99, "2") if number == 1 else ref for number, ref in enumerate(refs(12))]
     work, changes = update(tmp_path, changed)
-    assert changes == Changes(new=4, changed=1, duplicates=0)
+    assert changes == Changes(new=4, changed=1, duplicates=0, gone=0)
     assert [unit.number for unit in work.units()] == [0, 1, 2]
     assert members(work) == [changed[:4], changed[4:8], changed[8:]]
 
@@ -128,6 +128,20 @@ def test_an_interrupted_listing_leaves_nothing_and_is_done_again(
 
     with pytest.raises(KeyboardInterrupt):
         update(tmp_path, interrupted())
+    assert not (tmp_path / "_index").exists()
+    commits = []
+
+    def commit(*paths: str) -> None:
+        if commits:
+            raise KeyboardInterrupt
+        commits.append(commit_part(*paths))
+
+    commit_part = snapshots.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "commit", commit)
+        with pytest.raises(KeyboardInterrupt):
+            update(tmp_path, refs(9))
+    assert commits
     assert index.read(str(tmp_path)) is None
     assert os.listdir(tmp_path / "_index") == []
     work, _ = update(tmp_path, refs(9))
@@ -144,22 +158,23 @@ def test_a_killed_listing_is_swept_when_it_is_old(tmp_path: Path) -> None:
     )
 
 
-def test_two_listings_at_once_make_one_index(tmp_path: Path) -> None:
+def test_two_listings_at_once_make_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(2)
+    read_current, begun = snapshots.read_current, threading.local()
     results: list[Index] = []
 
+    def read_and_wait(directory: str) -> tuple[Index | None, str | None]:
+        current = read_current(directory)
+        if not hasattr(begun, "here"):
+            # Both have looked for an index by now, and neither has written one.
+            begun.here = True
+            barrier.wait(30)
+        return current
+
     def listing(images: list[ImageRef]) -> None:
-        rounds = itertools.count()
+        results.append(snapshots.update(str(tmp_path), images, UnitSize(4))[0])
 
-        def listed() -> Iterable[ImageRef]:
-            yield from images[:2]
-            if next(rounds) == 0:
-                # Both have looked for an index by now, and neither has written one.
-                barrier.wait(30)
-            yield from images[2:]
-
-        results.append(snapshots.update(str(tmp_path), listed, UnitSize(4))[0])
-
+    monkeypatch.setattr(snapshots, "read_current", read_and_wait)
     mine, other = refs(6), [*refs(4), ImageRef("/more/a.jpg", 1, "1")]
     threads = [threading.Thread(target=listing, args=(images,)) for images in (mine, other)]
     for thread in threads:
@@ -181,5 +196,5 @@ def test_a_small_listing_is_cut_for_all_threads_unless_units_get_too_small(image
 
 
 def test_units_are_cut_as_their_size_says(tmp_path: Path) -> None:
-    work, _ = snapshots.update(str(tmp_path), lambda: refs(20), UnitSize(images=100, units=4, least_images=2))
+    work, _ = snapshots.update(str(tmp_path), refs(20), UnitSize(images=100, units=4, least_images=2))
     assert [unit.n_images for unit in work.units()] == [5, 5, 5, 5]

@@ -16,8 +16,8 @@ from transforms.fingerprints import VariantRun
 def test_a_row_holds_what_the_schema_promises(tiny_run: VariantRun) -> None:
     images = refs(3)
     target = tiny_run.target(unit(images))
-    table = tables.rows_table(score_batch(target, 0, images), tiny_run)
-    assert table.schema == tables.rows_schema(tiny_run)
+    table = tables.rows_table(score_batch(target, 0, images), tiny_run, pa.schema([]))
+    assert table.schema == tables.rows_schema(tiny_run, pa.schema([]))
     assert str(table.schema.field("logits").type) == "fixed_size_list<item: float>[5]"
     assert str(table.schema.field("features").type) == "fixed_size_list<item: float>[4]"
     row = table.to_pylist()[2]
@@ -107,7 +107,7 @@ def test_rubbish_is_what_a_committed_unit_does_not_name(tiny_run: VariantRun) ->
 
 
 def test_nullable_columns_are_only_those_a_listing_may_not_know(tiny_run: VariantRun) -> None:
-    nullable = {field.name for field in tables.rows_schema(tiny_run) if field.nullable}
+    nullable = {field.name for field in tables.rows_schema(tiny_run, pa.schema([])) if field.nullable}
     assert nullable == {"size", "version"}
-    assert pa.types.is_fixed_size_list(tables.rows_schema(tiny_run).field("logits").type)
+    assert pa.types.is_fixed_size_list(tables.rows_schema(tiny_run, pa.schema([])).field("logits").type)
     assert info(refs(1)[0]).orientation == 6

@@ -72,8 +72,9 @@ class TargetWriter:
         self._pending: list[pa.Table] = []
         self._folder = tempfile.TemporaryDirectory(prefix="pixelbeam-")
         self._rows_file = os.path.join(self._folder.name, "rows.parquet")
+        self._kept = index.kept_columns(target.unit.index_part) if run.keep else pa.schema([])
         self._writer = pq.ParquetWriter(
-            self._rows_file, rows_schema(run), compression="zstd", use_dictionary=False
+            self._rows_file, rows_schema(run, self._kept), compression="zstd", use_dictionary=False
         )
 
     def add(self, batch: ScoreBatch) -> None:
@@ -90,7 +91,7 @@ class TargetWriter:
         started = time.perf_counter()
         self._failures.extend(batch.failures)
         if batch.images:
-            self._pending.append(rows_table(batch, self._run))
+            self._pending.append(rows_table(batch, self._run, self._kept))
             self._rows += len(batch.images)
             self._hash_sum = add_hash_sums(
                 self._hash_sum, uri_hash_sum(info.ref.uri for info in batch.images)

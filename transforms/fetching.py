@@ -11,11 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 
+from transforms import containers
+from transforms.containers import Layout
 from transforms.errors import BadImage
 from transforms.local_files import version_of
-from transforms.ordered import in_chunks, ordered_results
+from transforms.ordered import drawn_ahead, in_chunks, ordered_results
 from transforms.paths import is_remote
 from transforms.records import ImageRef
+from transforms.storage import open_stream, reference
 
 READ_THREADS = 4
 READ_TOGETHER = 8
@@ -54,12 +57,22 @@ class Fetched:
 
 def fetch_many(refs: Iterable[ImageRef], max_bytes: int) -> Iterator[Fetched]:
     """Each image's bytes in the order of `refs`, read ahead; an image over `max_bytes` is not read."""
-    for remote, run in itertools.groupby(refs, key=lambda ref: is_remote(ref.uri)):
-        yield from (_fetch_remote if remote else _fetch_local)(run, max_bytes)
+    for (container, remote), run in itertools.groupby(refs, key=_where):
+        if container is not None:
+            yield from drawn_ahead(_readers(), fetch_members(container, list(run)), READ_TOGETHER)
+        else:
+            yield from (_fetch_remote if remote else _fetch_local)(run, max_bytes)
+
+
+def _where(ref: ImageRef) -> tuple[str | None, bool]:
+    return (ref.place.container if ref.place else None), is_remote(ref.uri)
 
 
 def fetch(ref: ImageRef, max_bytes: int) -> Fetched:
     """One image's bytes; a file that is not as it was listed is refused, one that cannot be read is tried again."""
+    if ref.place:
+        (fetched,) = fetch_members(ref.place.container, [ref])
+        return fetched
     if is_remote(ref.uri):
         return _begin_remote(ref, max_bytes).result()
     started = time.perf_counter()
@@ -86,6 +99,41 @@ def _fetch_local(refs: Iterable[ImageRef], max_bytes: int) -> Iterator[Fetched]:
 def _fetch_remote(refs: Iterable[ImageRef], max_bytes: int) -> Iterator[Fetched]:
     begin = partial(_begin_remote, max_bytes=max_bytes)
     return ordered_results(begin, refs, lambda ref: _weigh(ref, READ_AHEAD_REMOTE_IMAGES), READ_AHEAD_BYTES)
+
+
+def fetch_members(container: str, refs: list[ImageRef]) -> Iterator[Fetched]:
+    """The images of one container, in the order in which they lie; one that fails half-way is opened again.
+
+    Raises:
+        RunError: The store failed for good.
+    """
+    attempts = 1
+    done = 0
+    while done < len(refs):
+        started = time.perf_counter()
+        try:
+            for content in _members(container, refs[done:]):
+                yield Fetched(refs[done], content, time.perf_counter() - started, attempts)
+                done, started = done + 1, time.perf_counter()
+        except OSError as error:
+            reason = _reason(error)
+            if reason.error == PASSING_ERROR and attempts < ATTEMPTS:
+                time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempts - 1))
+                attempts += 1
+                continue
+            yield from (Fetched(ref, reason, 0.0, attempts) for ref in refs[done:])
+            return
+
+
+def _members(container: str, refs: list[ImageRef]) -> Iterator[bytes | BadImage]:
+    current = reference(container)
+    if current.version is None:
+        raise FileNotFoundError(container)
+    layout = Layout(refs[0].place.image_column if refs[0].place else None)
+    offsets = [ref.place.offset for ref in refs if ref.place]
+    with open_stream(container) as file:
+        for ref, content in zip(refs, containers.read(file, container, layout, offsets), strict=True):
+            yield content if ref.version == current.version else CHANGED
 
 
 def _begin_remote(ref: ImageRef, max_bytes: int) -> Future[Fetched]:
@@ -122,19 +170,23 @@ def _read_as_listed(ref: ImageRef, max_bytes: int) -> bytes:
             if ref.version is not None and version_of(status) != ref.version:
                 raise CHANGED
             content = file.read(max_bytes + 1)
-    except (FileNotFoundError, ValueError):
-        raise BadImage("not_found", "no such file") from None
-    except PermissionError:
-        raise BadImage(REFUSED, "no permission to read it") from None
-    except IsADirectoryError:
-        raise BadImage("not_a_file", "it is a directory") from None
-    except OSError as error:
-        raise BadImage(PASSING_ERROR, error.strerror or type(error).__name__) from error
+    except (OSError, ValueError) as error:
+        raise _reason(error) from error
     if len(content) > max_bytes:
         raise BadImage("too_many_bytes", f"more than the limit of {max_bytes:,} bytes")
     if ref.size is not None and len(content) != ref.size:
         raise BadImage("changed", f"{len(content):,} bytes came, {ref.size:,} were listed")
     return content
+
+
+def _reason(error: OSError | ValueError) -> BadImage:
+    if isinstance(error, (FileNotFoundError, ValueError)):
+        return BadImage("not_found", "no such file")
+    if isinstance(error, PermissionError):
+        return BadImage(REFUSED, "no permission to read it")
+    if isinstance(error, IsADirectoryError):
+        return BadImage("not_a_file", "it is a directory")
+    return BadImage(PASSING_ERROR, error.strerror or type(error).__name__)
 
 
 def check_size(ref: ImageRef, max_bytes: int) -> None:

@@ -12,7 +12,7 @@ from transforms import images
 from transforms.records import ImageRef, Target, Unit
 from transforms.variants import Variant
 
-Settings = dict[str, str | int | list[float] | None]
+Settings = dict[str, str | int | list[float] | list[str] | None]
 
 FORMAT_VERSION = 1
 HASH_MODULUS = 1 << 128
@@ -34,10 +34,11 @@ def add_hash_sums(*sums: str) -> str:
 
 
 def members_hash(refs: Iterable[ImageRef]) -> str:
-    """SHA-256 over every image's uri, size and version, in order, 64 hex digits."""
+    """SHA-256 over what decides every image's row, in order, 64 hex digits: uri, size, version, kept values."""
     digest = hashlib.sha256()
     for ref in refs:
-        digest.update(json.dumps((ref.uri, ref.size, ref.version)).encode())
+        column = ref.place.image_column if ref.place else None
+        digest.update(json.dumps((ref.uri, ref.size, ref.version, column, ref.kept), default=repr).encode())
     return digest.hexdigest()
 
 
@@ -55,6 +56,7 @@ class VariantRun:
         precision: `exact` or `fast`.
         class_names: One a class, or None.
         random_weights: The module was made without trained weights.
+        keep: Names of the columns that are carried along from the source.
     """
 
     variant: Variant
@@ -66,6 +68,7 @@ class VariantRun:
     precision: str
     class_names: tuple[str, ...] | None
     random_weights: bool
+    keep: tuple[str, ...] = ()
 
     @cached_property
     def settings(self) -> Settings:
@@ -85,6 +88,7 @@ class VariantRun:
             "activation": self.variant.activation,
             "n_classes": self.n_classes,
             "n_features": self.n_features,
+            "keep": list(self.keep),
             "class_names": None if names is None else hashlib.sha256("\n".join(names).encode()).hexdigest(),
         }
 

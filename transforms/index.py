@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,12 +14,20 @@ import pyarrow.parquet as pq
 
 from transforms.errors import RunError
 from transforms.metadata import read_metadata
-from transforms.records import ImageRef, Unit
+from transforms.records import ImageRef, Place, Unit
 from transforms.storage import open_file, read_versioned
 
 SCHEMA = pa.schema(
-    [pa.field("uri", pa.string(), nullable=False), ("size", pa.int64()), ("version", pa.string())]
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        ("size", pa.int64()),
+        ("version", pa.string()),
+        ("_container", pa.string()),
+        ("_offset", pa.int64()),
+        ("_image_column", pa.string()),
+    ]
 )
+"""The columns of every part, before those that are kept from the source."""
 FOOTER_KEY = b"pixelbeam"
 
 
@@ -98,7 +106,13 @@ def members(unit: Unit) -> list[ImageRef]:
     """The images of one unit, in order."""
     with open_file(unit.index_part) as file:
         table = pq.ParquetFile(file).read_row_group(unit.row_group)
-    return _refs(table)
+    return refs_of(table)
+
+
+def kept_columns(part_path: str) -> pa.Schema:
+    """The columns of an index part that are kept from the source."""
+    schema = read_metadata(part_path).schema.to_arrow_schema()
+    return pa.schema([schema.field(number) for number in range(len(SCHEMA), len(schema))])
 
 
 def holds(output: str, unit: Unit) -> bool:
@@ -126,9 +140,34 @@ def check_parts(index: Index) -> list[str]:
     return wrong
 
 
-def _refs(table: pa.Table) -> list[ImageRef]:
-    columns = (table.column(name).to_pylist() for name in SCHEMA.names)
-    return [ImageRef(uri, size, version) for uri, size, version in zip(*columns, strict=True)]
+def table_of(refs: Sequence[ImageRef], kept: pa.Schema) -> pa.Table:
+    """A unit's images as a row group; the inverse of `refs_of`."""
+    places = [ref.place for ref in refs]
+    columns = [
+        [ref.uri for ref in refs],
+        [ref.size for ref in refs],
+        [ref.version for ref in refs],
+        [place and place.container for place in places],
+        [None if place is None else place.offset for place in places],
+        [place and place.image_column for place in places],
+        *([ref.kept[number] for ref in refs] for number in range(len(kept))),
+    ]
+    schema = pa.schema([*SCHEMA, *kept])
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
+
+
+def refs_of(table: pa.Table) -> list[ImageRef]:
+    """The images in a row group of a part."""
+    uris, sizes, versions, containers, offsets, columns, *kept = (
+        column.to_pylist() for column in table.columns
+    )
+    places = [
+        None if container is None else Place(container, offset, column)
+        for container, offset, column in zip(containers, offsets, columns, strict=True)
+    ]
+    values = zip(*kept, strict=True) if kept else itertools.repeat(())
+    return [ImageRef(*fields) for fields in zip(uris, sizes, versions, places, values, strict=False)]
 
 
 def read_current(directory: str) -> tuple[Index | None, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -49,3 +49,19 @@ def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     remaining = iter(items)
     while chunk := list(itertools.islice(remaining, size)):
         yield chunk
+
+
+def drawn_ahead(pool: Executor, items: Iterator[Item], count: int) -> Iterator[Item]:
+    """The items, drawn on a thread of `pool`, `count` of them while the caller is at the `count` before."""
+
+    def draw() -> list[Item]:
+        return list(itertools.islice(items, count))
+
+    drawing = pool.submit(draw)
+    try:
+        while chunk := drawing.result():
+            drawing = pool.submit(draw)
+            yield from chunk
+    finally:
+        # What draws must not be left at it by a caller who goes on with the items, or closes them.
+        wait([drawing])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from urllib.parse import unquote_to_bytes
+
+_ON_THIS_MACHINE = re.compile(r"file://(localhost)?(?=/)", re.IGNORECASE)
 
 
 def is_remote(path: str) -> bool:
@@ -10,6 +14,13 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def without_file_scheme(path: str) -> str:
+    """The path that a `file://` URL stands for, with %20 and the like decoded (RFC 8089); any other path as it is."""
+    scheme = _ON_THIS_MACHINE.match(path)
+    return os.fsdecode(unquote_to_bytes(path[scheme.end() :])) if scheme else path
+
+
 def absolute(path: str) -> str:
-    """The path from the root; a URL without a slash at its end."""
+    """The path from the root; a URL without a slash at its end, but of `file://` the path."""
+    path = without_file_scheme(path)
     return path.rstrip("/") if is_remote(path) else os.path.abspath(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,7 +66,9 @@ def _outcome(fetched: Fetched, image: DecodedImage | BadImage, resized: Resized)
     if isinstance(resized, BadImage):
         return Failure(fetched.ref, "decode", resized.error, resized.message)
     sha256 = hashlib.sha256(fetched.content).hexdigest()
-    return ImageInfo(fetched.ref, sha256, image.width, image.height, image.orientation)
+    # Of an image in a container the record's size was listed, or none.
+    ref = replace(fetched.ref, size=len(fetched.content)) if fetched.ref.place else fetched.ref
+    return ImageInfo(ref, sha256, image.width, image.height, image.orientation)
 
 
 def _pixels(resized: Resized, runs: tuple[VariantRun, ...]) -> dict[str, FloatArray | PixelArray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +17,39 @@ ModelFacts = Mapping[str, str | int | float | dict[str, float] | None]
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where an image lies in a container.
+
+    Attributes:
+        container: Absolute path or URL of the file.
+        offset: Where `containers.read` finds it; increasing.
+        image_column: The feature or column that was named as the images'; None for the usual one.
+    """
+
+    container: str
+    offset: int
+    image_column: str | None = None
+
+
+@dataclass(frozen=True)
 class ImageRef:
     """One image as it was listed.
 
     Attributes:
-        uri: Absolute path or URL, verbatim.
-        size: Bytes; None where listing could not tell (a manifest's missing file).
-        version: What changes when the content does (a local file's size and mtime); None as for `size`.
+        uri: Absolute path or URL, verbatim; in a container `CONTAINER::MEMBER`.
+        size: Bytes; None where listing could not tell (a manifest's missing file, a row of Parquet). Of a record of
+            TFRecord, the whole record's.
+        version: What changes when the content does (a local file's size and mtime), of a container as a whole;
+            None where there was no such file.
+        place: Where it lies in a container; None for a file of its own.
+        kept: Values of the columns that are carried along from the source, in their order.
     """
 
     uri: str
     size: int | None
     version: str | None
+    place: Place | None = None
+    kept: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,29 +16,17 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transforms.changes import Changes, Comparison
+from transforms.containers import compressed
 from transforms.fingerprints import members_hash, uri_hash_sum
-from transforms.index import FOOTER_KEY, SCHEMA, Index, Part, index_directory, members, read_current, units_of
+from transforms.index import FOOTER_KEY, SCHEMA, Index, Part, index_directory, read_current, table_of
 from transforms.records import ImageRef
+from transforms.sorting import SortedImages, read_images, sort_images, write_images
 from transforms.storage import commit, delete_directory, list_names, swap
 
 UNITS_PER_PART = 512
 ABANDONED_AFTER_SECONDS = 24 * 3600
 SNAPSHOT_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-[0-9a-f]{6}$")
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What an update found.
-
-    Attributes:
-        new: Images that were not in the index.
-        changed: Images that were, with another size or version.
-        duplicates: Images listed more than once, counted each time after the first.
-    """
-
-    new: int
-    changed: int
-    duplicates: int
 
 
 @dataclass(frozen=True)
@@ -61,48 +49,56 @@ class UnitSize:
 
 
 def update(
-    output: str, list_images: Callable[[], Iterable[ImageRef]], unit_size: UnitSize
+    output: str,
+    images: Iterable[ImageRef],
+    unit_size: UnitSize,
+    kept_columns: Callable[[], pa.Schema] = lambda: pa.schema([]),
 ) -> tuple[Index, Changes]:
     """Bring the index up to date with a listing: new images become new units, changed ones stay in theirs.
 
-    Where two processes do this at once, one wins and the other starts again from the winner's index, so that
-    nothing is indexed twice.
+    Where two processes do this at once, one wins and the other compares again with the winner's index, so that
+    nothing is indexed twice. What is listed goes through files on the local disk, so that memory does not grow with it.
 
     Args:
         output: The output directory.
-        list_images: Gives a fresh listing; of equal uris the first counts.
+        images: As listed; of equal uris the first counts.
         unit_size: Size of new units; existing ones keep theirs.
+        kept_columns: The columns that images carry along, asked for once they are listed.
 
     Returns:
         The current index, and what the listing changed in it.
     """
-    while True:
-        current, token = read_current(index_directory(output))
-        index, changes = _next_snapshot(index_directory(output), current, list_images(), unit_size)
-        if index == current or _make_current(index, token):
-            return index, changes
+    with tempfile.TemporaryDirectory(prefix="pixelbeam-") as folder:
+        listed = sort_images(images, folder)
+        kept = kept_columns()
+        while True:
+            current, token = read_current(index_directory(output))
+            compared = Comparison(current, kept, folder)
+            index = _next_snapshot(index_directory(output), current, listed, unit_size, compared)
+            if index == current or _make_current(index, token):
+                return index, compared.changes
 
 
 def _next_snapshot(
-    directory: str, current: Index | None, listed: Iterable[ImageRef], unit_size: UnitSize
-) -> tuple[Index, Changes]:
+    directory: str, current: Index | None, listed: SortedImages, unit_size: UnitSize, compared: Comparison
+) -> Index:
     """The index after a listing, its new parts written but not yet current; `current` itself if nothing is new."""
-    compared = _Comparison(current)
     snapshot = f"{time.strftime('%Y-%m-%dT%H-%M-%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    writer = _SnapshotWriter(directory, snapshot, current.n_units if current else 0)
+    writer = _SnapshotWriter(directory, snapshot, current.n_units if current else 0, compared.kept)
     complete = False
     try:
-        added = writer.add_units(compared.new_images(listed), unit_size)
-        kept = writer.replace_changed(current, compared.changed) if current else []
+        with tempfile.TemporaryFile() as spool:
+            n_new = write_images(compared.new_images(listed), spool)
+            added = writer.add_units(read_images(spool), unit_size.of(n_new))
+        replaced = writer.replace(current, compared) if current else []
         complete = True
     finally:
         if not complete:
             delete_directory(os.path.join(directory, snapshot))
-    changes = Changes(compared.new, len(compared.changed), compared.duplicates)
-    if current and not added and not compared.changed:
-        return current, changes
+    if current and not added and tuple(replaced) == current.parts:
+        return current
     ancestors = (*current.ancestors, current.snapshot) if current else ()
-    return Index(directory, snapshot, ancestors, (*kept, *added)), changes
+    return Index(directory, snapshot, ancestors, (*replaced, *added))
 
 
 def _make_current(index: Index, token: str | None) -> bool:
@@ -114,93 +110,78 @@ def _make_current(index: Index, token: str | None) -> bool:
     return True
 
 
-class _Comparison:
-    """Tells new, changed and repeated images from those that an index holds already."""
-
-    def __init__(self, current: Index | None) -> None:
-        self.new = 0
-        self.duplicates = 0
-        self.changed: dict[str, ImageRef] = {}
-        self._known: dict[str, tuple[int | None, str | None]] = {}
-        for unit in current.units() if current else ():
-            self._known.update((ref.uri, (ref.size, ref.version)) for ref in members(unit))
-
-    def new_images(self, listed: Iterable[ImageRef]) -> Iterator[ImageRef]:
-        seen: set[str] = set()
-        for ref in listed:
-            if ref.uri in seen:
-                self.duplicates += 1
-                continue
-            seen.add(ref.uri)
-            if ref.uri not in self._known:
-                self.new += 1
-                yield ref
-            elif ref.version is not None and (ref.size, ref.version) != self._known[ref.uri]:
-                self.changed[ref.uri] = ref
-
-
 class _SnapshotWriter:
     """Writes the parts of one snapshot; numbers its units from `first_unit`."""
 
-    def __init__(self, directory: str, snapshot: str, first_unit: int) -> None:
+    def __init__(self, directory: str, snapshot: str, first_unit: int, kept: pa.Schema) -> None:
         self._directory = directory
         self._snapshot = snapshot
         self._first_unit = first_unit
+        self._kept = kept
         self._parts = 0
 
-    def add_units(self, refs: Iterable[ImageRef], unit_size: UnitSize) -> list[Part]:
+    def add_units(self, refs: Iterable[ImageRef], images_per_unit: int) -> list[Part]:
+        """New units of sorted images."""
         parts = []
-        remaining = iter(refs)
-        while chunk := list(itertools.islice(remaining, unit_size.images * UNITS_PER_PART)):
-            images_per_unit = unit_size.of(len(chunk))
-            chunk.sort(key=lambda ref: ref.uri)
-            groups = [chunk[i : i + images_per_unit] for i in range(0, len(chunk), images_per_unit)]
-            parts.append(self._write(groups, self._first_unit))
-            self._first_unit += len(groups)
+        units = _cut(refs, images_per_unit)
+        while first := next(units, None):
+            part = itertools.chain([first], itertools.islice(units, UNITS_PER_PART - 1))
+            parts.append(self._write(part, self._first_unit))
+            self._first_unit += parts[-1].units
         return parts
 
-    def replace_changed(self, current: Index, changed: dict[str, ImageRef]) -> list[Part]:
+    def replace(self, current: Index, compared: Comparison) -> list[Part]:
         """The current parts, those that hold a changed image written anew with the same boundaries."""
-        parts = []
-        for part, path in zip(current.parts, current.part_paths(), strict=True):
-            groups = [members(unit) for unit in units_of(path)] if changed else []
-            if any(ref.uri in changed for group in groups for ref in group):
-                groups = [[changed.get(ref.uri, ref) for ref in group] for group in groups]
-                parts.append(self._write(groups, part.first_unit))
-            else:
-                parts.append(part)
-        return parts
-
-    def _write(self, groups: list[list[ImageRef]], first_unit: int) -> Part:
-        units = [
-            {
-                "n_images": len(group),
-                "uri_hash_sum": uri_hash_sum(ref.uri for ref in group),
-                "members": members_hash(group),
-            }
-            for group in groups
+        return [
+            self._write(compared.updated_units(path), part.first_unit) if path in compared.stale else part
+            for part, path in zip(current.parts, current.part_paths(), strict=True)
         ]
-        footer = json.dumps({"first_unit": first_unit, "units": units}).encode()
+
+    def _write(self, groups: Iterable[list[ImageRef]], first_unit: int) -> Part:
         name = f"{self._snapshot}/part-{self._parts:05d}.parquet"
         self._parts += 1
+        units = []
+        n_images = 0
         with tempfile.NamedTemporaryFile(suffix=".parquet") as temporary:
+            schema = pa.schema([*SCHEMA, *self._kept])
             with pq.ParquetWriter(
-                temporary.name,
-                SCHEMA.with_metadata({FOOTER_KEY: footer}),
-                compression="zstd",
-                write_statistics=False,
+                temporary.name, schema, compression="zstd", write_statistics=False
             ) as writer:
                 for group in groups:
-                    writer.write_table(_table(group), row_group_size=len(group))
+                    writer.write_table(table_of(group, self._kept), row_group_size=len(group))
+                    n_images += len(group)
+                    units.append(
+                        {
+                            "n_images": len(group),
+                            "uri_hash_sum": uri_hash_sum(ref.uri for ref in group),
+                            "members": members_hash(group),
+                        }
+                    )
+                footer = json.dumps({"first_unit": first_unit, "units": units})
+                writer.add_key_value_metadata({FOOTER_KEY: footer.encode()})
             sha256 = hashlib.sha256(temporary.read()).hexdigest()
             commit(temporary.name, os.path.join(self._directory, name))
-        return Part(name, sha256, first_unit, len(groups), sum(map(len, groups)))
+        return Part(name, sha256, first_unit, len(units), n_images)
 
 
-def _table(refs: list[ImageRef]) -> pa.Table:
-    columns = [[ref.uri for ref in refs], [ref.size for ref in refs], [ref.version for ref in refs]]
-    return pa.table(
-        [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+def _cut(refs: Iterable[ImageRef], images_per_unit: int) -> Iterator[list[ImageRef]]:
+    """Units of so many images; a compressed container, which can only be read from its beginning, is in one."""
+    unit: list[ImageRef] = []
+    for ref in refs:
+        if len(unit) >= images_per_unit and not _follows_in_compressed(ref, unit[-1]):
+            yield unit
+            unit = []
+        unit.append(ref)
+    if unit:
+        yield unit
+
+
+def _follows_in_compressed(ref: ImageRef, before: ImageRef) -> bool:
+    return (
+        ref.place is not None
+        and before.place is not None
+        and ref.place.container == before.place.container
+        and compressed(ref.place.container)
     )
 
 

@@ -6,6 +6,7 @@ wins; on other stores the last one does, which is as good, since all that may wr
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -16,6 +17,8 @@ from typing import BinaryIO
 from transforms import local_files
 from transforms.paths import is_remote
 from transforms.records import ImageRef
+
+STREAM_BYTES = 8 << 20
 
 
 def _where(path: str) -> ModuleType:
@@ -72,6 +75,12 @@ def open_file(path: str) -> BinaryIO:
     """The file opened for reading, seekable; of a remote one each read is one request."""
     file: BinaryIO = _where(path).open_file(path)
     return file
+
+
+def open_stream(path: str) -> BinaryIO:
+    """The file opened for reading from front to back, seekable; of a remote one `STREAM_BYTES` are a request."""
+    file = open_file(path)
+    return io.BufferedReader(file, STREAM_BYTES) if isinstance(file, io.RawIOBase) else file
 
 
 def read_tail(path: str, n_bytes: int) -> bytes:

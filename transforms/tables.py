@@ -166,8 +166,8 @@ def rubbish(
     ]
 
 
-def rows_schema(run: VariantRun) -> pa.Schema:
-    """The columns of a variant's rows files."""
+def rows_schema(run: VariantRun, kept: pa.Schema) -> pa.Schema:
+    """The columns of a variant's rows files; the last ones are those that are kept from the sources."""
     fields = [
         *IMAGE_FIELDS,
         pa.field("sha256", pa.string(), nullable=False),
@@ -181,10 +181,10 @@ def rows_schema(run: VariantRun) -> pa.Schema:
         fields.append(pa.field("top_classes", pa.list_(TOP_CLASS_TYPE), nullable=False))
     if run.n_features is not None:
         fields.append(pa.field("features", pa.list_(pa.float32(), run.n_features), nullable=False))
-    return pa.schema(fields)
+    return pa.schema([*fields, *kept])
 
 
-def rows_table(batch: ScoreBatch, run: VariantRun) -> pa.Table:
+def rows_table(batch: ScoreBatch, run: VariantRun, kept: pa.Schema) -> pa.Table:
     """A batch's rows under `rows_schema`."""
     columns = _image_columns(batch.images)
     columns.append(pa.array([batch.target.fingerprint] * len(batch.images), pa.string()))
@@ -193,7 +193,9 @@ def rows_table(batch: ScoreBatch, run: VariantRun) -> pa.Table:
         columns.append(top_classes(batch.logits, run.variant.activation, run.class_names))
     if batch.features is not None:
         columns.append(_vectors(batch.features))
-    return pa.table(columns, schema=rows_schema(run))
+    for number, its_type in enumerate(kept.types):
+        columns.append(pa.array([info.ref.kept[number] for info in batch.images], its_type))
+    return pa.table(columns, schema=rows_schema(run, kept))
 
 
 def _image_columns(infos: Sequence[ImageInfo]) -> list[Any]:
