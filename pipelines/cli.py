@@ -143,6 +143,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--require-gpu", action="store_true", help="fail where TensorFlow sees no GPU")
     parser.add_argument(
+        "--retry-failures", action="store_true", help="try once more what failed in earlier runs"
+    )
+    parser.add_argument(
         "--replace",
         action="store_true",
         help="do anew what the output holds of these variants with other settings",
@@ -226,6 +229,7 @@ def _run_config(known: argparse.Namespace, extra: list[str], ours: set[str]) -> 
         batch_size=known.batch_size,
         class_names=known.class_names,
         max_failure_ratio=known.max_failure_ratio,
+        retry_failures=known.retry_failures,
         replace=known.replace,
         require_gpu=known.require_gpu,
         limit=known.limit,

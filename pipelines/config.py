@@ -36,6 +36,7 @@ class RunConfig:
         batch_size: Images a forward pass; None for what suits the device and the modules.
         class_names: File with a class name a line, or None.
         max_failure_ratio: Which part of the images may fail, from 0 to 1.
+        retry_failures: Try once more what failed in earlier runs.
         replace: Do anew what the output holds of these variants with other settings.
         require_gpu: Refuse to run where TensorFlow sees no GPU.
         limit: Take only the first images listed, for a trial; None for all.
@@ -56,6 +57,7 @@ class RunConfig:
     batch_size: int | None = None
     class_names: str | None = None
     max_failure_ratio: float = 0.1
+    retry_failures: bool = False
     replace: bool = False
     require_gpu: bool = False
     limit: int | None = None

@@ -52,7 +52,7 @@ def build(
         | "Parts" >> beam.Create(list(index_parts))
         | "Units" >> beam.FlatMap(index.units_of)
         | "Reshuffle" >> beam.Reshuffle()
-        | "Prepare" >> Prepare(config.output, runs, run_id, config.batch_size)
+        | "Prepare" >> Prepare(config.output, runs, run_id, config.batch_size, config.retry_failures)
         | "RunInference" >> RunInference(EfficientNetHandler(runs, config.wants_gpu))
         | "WriteUnits" >> WriteUnits(config.output, runs, run_id, stop_rule)
     )

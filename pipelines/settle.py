@@ -13,10 +13,11 @@ from transforms.tables import (
     Footer,
     failures_directory,
     read_footer,
+    rounds,
     rows_directory,
-    rows_path,
     rubbish,
     unit_and_fingerprint,
+    united,
 )
 
 FOOTERS_AT_ONCE = 16
@@ -28,6 +29,12 @@ def read_footers(paths: list[str]) -> list[Footer]:
         return list(pool.map(read_footer, paths))
 
 
+def read_rounds(folder: str, names: list[list[str]]) -> list[Footer]:
+    """What the rounds of each unit say together."""
+    found = iter(read_footers([os.path.join(folder, name) for its in names for name in its]))
+    return [united([next(found) for _ in its]) for its in names]
+
+
 def refuse_other_settings(output: str, runs: tuple[VariantRun, ...]) -> None:
     """Raise UsageError where the output holds rows of a variant that were made with other settings.
 
@@ -36,9 +43,11 @@ def refuse_other_settings(output: str, runs: tuple[VariantRun, ...]) -> None:
     work = index.read(output)
     units = list(work.units()) if work else []
     for run in runs:
-        wanted = {os.path.basename(rows_path(run, run.target(unit))) for unit in units}
+        wanted = {(unit.number, run.fingerprint(unit)) for unit in units}
         folder = os.path.join(output, rows_directory(run.variant.directory))
-        others = [name for name in storage.list_names(folder, "part-") if name not in wanted]
+        others = [
+            name for name in storage.list_names(folder, "part-") if unit_and_fingerprint(name) not in wanted
+        ]
         for footer in read_footers([os.path.join(folder, name) for name in others]):
             if footer.settings != run.settings:
                 raise UsageError(
@@ -57,21 +66,18 @@ def settle(output: str, runs: tuple[VariantRun, ...], work: Index) -> dict[str, 
     footers: dict[str, list[Footer]] = {}
     for run in runs:
         directory = run.variant.directory
-        rows_names = storage.list_names(os.path.join(output, rows_directory(directory)))
-        paths = [rows_path(run, run.target(unit)) for unit in units]
-        missing = {os.path.basename(path) for path in paths} - set(rows_names)
+        folder = os.path.join(output, rows_directory(directory))
+        rows_names = storage.list_names(folder)
+        by_owner = rounds(rows_names)
+        owners = [(unit.number, run.fingerprint(unit)) for unit in units]
+        missing = sum(owner not in by_owner for owner in owners)
         if missing:
             raise RunError(
-                f"{len(missing):,} of {len(units):,} units of {run.variant.name} are not done; "
+                f"{missing:,} of {len(units):,} units of {run.variant.name} are not done; "
                 "run the same command again"
             )
-        found = read_footers([os.path.join(output, path) for path in paths])
-        footers[run.variant.name] = found
-        current = {
-            owner: footer
-            for path, footer in zip(paths, found, strict=True)
-            if (owner := unit_and_fingerprint(path))
-        }
+        current = dict(zip(owners, read_rounds(folder, [by_owner[owner] for owner in owners]), strict=True))
+        footers[run.variant.name] = list(current.values())
         failures_names = storage.list_names(os.path.join(output, failures_directory(directory)))
         for path in rubbish(current, rows_names, failures_names, directory):
             storage.delete(os.path.join(output, path))

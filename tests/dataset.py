@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import index
-from transforms.tables import Footer, read_footer
+from transforms.tables import Footer, read_footer, rounds, united
 
 
 def variants(output: Path) -> list[Path]:
@@ -25,8 +25,11 @@ def rows(directory: Path) -> pa.Table:
 
 
 def footers(directory: Path) -> list[Footer]:
-    """The footers of a variant's rows files, by unit."""
-    return [read_footer(str(path)) for path in sorted(directory.glob("*.parquet"))]
+    """The footers of a variant's rows files, by unit; of several rounds what they say together."""
+    by_unit = rounds(path.name for path in directory.glob("*.parquet"))
+    return [
+        united([read_footer(str(directory / name)) for name in names]) for _, names in sorted(by_unit.items())
+    ]
 
 
 def failures(directory: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import measure, overhead, precision, startup, throughput
+from benchmarks import measure, overhead, precision, startup, storage, throughput
 from benchmarks.measure import Usage
 from tests import tiny
 
@@ -57,6 +57,17 @@ def test_memory_is_compared_by_the_largest_and_the_smallest_peak() -> None:
     assert figures["pipeline: CPU µs an image"] == pytest.approx(200_000.0)
     assert figures["pipeline: wall µs an image"] == pytest.approx(100_000.0)
     assert figures["pipeline / alone"] == pytest.approx(4.0)
+
+
+def test_a_way_of_reading_or_listing_that_left_out_something_is_refused() -> None:
+    assert storage.measured(lambda: 60, 60)["seconds"] >= 0
+    with pytest.raises(SystemExit, match="59 came of 60"):
+        storage.measured(lambda: 59, 60)
+
+
+def test_keys_that_do_not_fill_the_tree_are_refused() -> None:
+    with pytest.raises(SystemExit, match="--keys must be a multiple of 40, got 50"):
+        storage.main(["--keys", "50"])
 
 
 def test_the_worst_image_decides_how_far_outputs_are() -> None:
@@ -145,3 +156,25 @@ def test_precision(tmp_path: Path, tiny_toml: str, models: str, capsys: pytest.C
         if step in precision.STEPS["exact"]:
             assert rounds[f"{step}: features relative L2"][0] < 1e-5
     assert rounds["loaded: features relative L2"] == [0.0]
+
+
+@pytest.mark.full
+def test_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = reported(capsys, storage.main, "--objects", 80, "--keys", 4000, "--work", tmp_path)
+    assert report["settings"]["prefixes"] == 100
+    rounds = report["rounds"]
+    ours, *others = storage.READERS
+    for number in range(2):
+        for way in others:
+            speeds = [rounds[f"{which}: images/s"][number] for which in (ours, way)]
+            assert rounds[f"{ours} / {way}"][number] == pytest.approx(speeds[0] / speeds[1])
+        for tree in storage.TREES:
+            seconds = [rounds[f"{tree}, {way}: s"][number] for way in ("paging", "list_tree")]
+            assert rounds[f"{tree}, paging / list_tree"][number] == pytest.approx(seconds[0] / seconds[1])
+            # Each page waits before it is given.
+            assert seconds[0] > 4 * storage.PAGE_SECONDS
+            assert rounds[f"{tree}, paging: requests"][number] == 4
+            assert 4 <= rounds[f"{tree}, list_tree: requests"][number] < 60
+        # One after another, each object waits before it is given.
+        assert rounds["one request after another: images/s"][number] < 1 / storage.LATENCY_SECONDS
+        assert rounds["flat, pixelbeam index: peak MB"][number] > 0

@@ -11,7 +11,7 @@ import pytest
 
 from tests.records import batches, refs, score_batch, unit
 from transforms import snapshots, storage
-from transforms.commit import TargetWriter, committed
+from transforms.commit import TargetWriter, committed, receipt_of
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun, uri_hash_sum
 from transforms.records import Receipt
@@ -64,7 +64,8 @@ def test_a_unit_without_a_row_is_committed_too(tmp_path: Path, tiny_run: Variant
     receipt = write(tmp_path, tiny_run, good=[], bad=IMAGES)
     assert (receipt.rows, receipt.failures) == (0, 10)
     assert pq.read_table(tmp_path / receipt.path).num_rows == 0
-    assert committed(str(tmp_path), tiny_run, tiny_run.target(unit(IMAGES))) == receipt
+    target = tiny_run.target(unit(IMAGES))
+    assert receipt_of(tiny_run, target, committed(str(tmp_path), tiny_run, target)) == receipt
 
 
 def test_rows_are_grouped_and_floats_plain(tmp_path: Path, tiny_run: VariantRun) -> None:
@@ -178,7 +179,7 @@ def test_local_files_are_removed(
 def test_rows_whose_failures_are_gone_are_done_anew(tmp_path: Path, tiny_run: VariantRun) -> None:
     receipt = write(tmp_path, tiny_run)
     target = tiny_run.target(unit(IMAGES))
-    assert committed(str(tmp_path), tiny_run, target) == receipt
+    assert receipt_of(tiny_run, target, committed(str(tmp_path), tiny_run, target)) == receipt
     (tmp_path / read_footer(str(tmp_path / receipt.path)).failures_file).unlink()
     assert committed(str(tmp_path), tiny_run, target) is None
     assert files(tmp_path) == []

@@ -62,6 +62,7 @@ FINAL = [
     OSError("Forbidden: https://x\nno"),
     HttpError({"code": 401}),
     HttpError({"code": 400}),
+    HttpError({"code": 501}),
     ValueError("Bad Request"),
 ]
 

@@ -8,6 +8,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import pyarrow as pa
@@ -24,29 +25,50 @@ from transforms.tables import (
     failures_path,
     failures_table,
     read_footer,
+    rounds,
     rows_directory,
     rows_path,
     rows_schema,
     rows_table,
     rubbish,
+    united,
 )
 
 EMPTY_HASH_SUM = uri_hash_sum(())
 
 
-def committed(output: str, run: VariantRun, target: Target) -> Receipt | None:
-    """The receipt of a target that is done already; None where it is not.
+def committed(output: str, run: VariantRun, target: Target) -> Footer | None:
+    """What the rounds of a target that is done already say together; None where it is not.
 
     A rows file whose failures file is gone, which takes a person or a race of two runs, is done anew.
     """
-    path = rows_path(run, target)
-    if not storage.exists(os.path.join(output, path)):
+    folder = os.path.join(output, rows_directory(run.variant.directory))
+    start = os.path.basename(rows_path(run, replace(target, round=0))).removesuffix("parquet")
+    names = next(iter(rounds(storage.list_names(folder, start)).values()), [])
+    if not names:
         return None
-    footer = read_footer(os.path.join(output, path))
+    footer = united([read_footer(os.path.join(folder, name)) for name in names])
     if footer.failures_file and not storage.exists(os.path.join(output, footer.failures_file)):
-        storage.delete(os.path.join(output, path))
+        for name in reversed(names):
+            storage.delete(os.path.join(folder, name))
         return None
+    return footer
+
+
+def receipt_of(run: VariantRun, target: Target, footer: Footer) -> Receipt:
+    """The receipt of a target that `committed` found."""
+    path = rows_path(run, replace(target, round=0))
     return Receipt(target.variant, target.unit.number, footer.rows, footer.failures, path)
+
+
+def failed_uris(output: str, footer: Footer) -> set[str]:
+    """The images that have no row."""
+    if footer.failures_file is None:
+        return set()
+    table = pq.read_table(
+        pa.BufferReader(storage.read(os.path.join(output, footer.failures_file))), columns=["uri"]
+    )
+    return set(table.column("uri").to_pylist())
 
 
 class TargetWriter:
@@ -108,27 +130,32 @@ class TargetWriter:
         """
         started = time.perf_counter()
         unit = self._target.unit
-        if self._rows + len(self._failures) != unit.n_images:
+        if self._rows + len(self._failures) != self._target.n_images:
             raise RuntimeError(
-                f"unit {unit.number} lists {unit.n_images} images, but {self._rows} rows and "
+                f"unit {unit.number} lists {self._target.n_images} images, but {self._rows} rows and "
                 f"{len(self._failures)} failures came"
             )
         if not index.holds(self._output, unit):
             raise RunError(
                 f"an image of unit {unit.number} changed and another run lists it anew; run the same command again"
             )
-        self._write_pending()
-        path = rows_path(self._run, self._target)
-        failures_file = self._commit_failures()
-        self._seconds += StepSeconds(write=time.perf_counter() - started)
-        self._writer.add_key_value_metadata(self._footer(failures_file).to_metadata())
-        self._writer.close()
-        storage.commit(self._rows_file, os.path.join(self._output, path))
+        # A round that has no new rows says nothing new.
+        if self._rows or self._target.round == 0:
+            self._write_pending()
+            failures_file = self._commit_failures()
+            self._seconds += StepSeconds(write=time.perf_counter() - started)
+            self._writer.add_key_value_metadata(self._footer(failures_file).to_metadata())
+            self._writer.close()
+            storage.commit(self._rows_file, os.path.join(self._output, rows_path(self._run, self._target)))
         self.close()
+        footer = committed(self._output, self._run, self._target)
+        if footer is None:
+            raise RunError(
+                f"the rows of unit {unit.number} are gone as soon as written; run the same command again"
+            )
         # Of an attempt that was slower than another, the failures file is swept with the rest.
-        footer = read_footer(os.path.join(self._output, path))
         self._sweep(footer)
-        return Receipt(self._target.variant, unit.number, footer.rows, footer.failures, path)
+        return receipt_of(self._run, self._target, footer)
 
     def close(self) -> None:
         """Remove the local files; harmless after `commit`."""
@@ -171,6 +198,7 @@ class TargetWriter:
             started=self._started,
             finished=time.time(),
             packages=package_versions(),
+            round=self._target.round,
         )
 
     def _sweep(self, footer: Footer) -> None:

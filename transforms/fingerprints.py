@@ -99,4 +99,4 @@ class VariantRun:
 
     def target(self, unit: Unit) -> Target:
         """The unit as this variant's target."""
-        return Target(unit, self.variant.name, self.fingerprint(unit))
+        return Target(unit, self.variant.name, self.fingerprint(unit), unit.n_images)

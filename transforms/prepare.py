@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
 
@@ -13,7 +14,7 @@ import apache_beam as beam
 import numpy as np
 
 from transforms import attempts, images, index
-from transforms.commit import committed
+from transforms.commit import committed, failed_uris, receipt_of
 from transforms.errors import BadImage, RunError
 from transforms.fetching import PASSING_ERROR, REFUSED, fetch, fetch_many
 from transforms.fingerprints import VariantRun
@@ -50,12 +51,19 @@ class Prepare(beam.PTransform):
         runs: The variants.
         run_id: Name of this run, for the markers of what it began.
         batch_size: Images a batch; None for what suits the device and the modules.
+        retry_failures: Try the failures of units that are done once more.
     """
 
     def __init__(
-        self, output: str, runs: tuple[VariantRun, ...], run_id: str, batch_size: int | None
+        self,
+        output: str,
+        runs: tuple[VariantRun, ...],
+        run_id: str,
+        batch_size: int | None,
+        retry_failures: bool = False,
     ) -> None:
         super().__init__()
+        self._retry_failures = retry_failures
         self._output = output
         self._runs = runs
         self._run_id = run_id
@@ -68,11 +76,17 @@ class Prepare(beam.PTransform):
             runs=self._runs,
             run_id=self._run_id,
             batch_size=self._batch_size,
+            retry_failures=self._retry_failures,
         ).with_output_types(PixelBatch)
 
 
 def prepare_unit(
-    unit: Unit, output: str, runs: tuple[VariantRun, ...], run_id: str, batch_size: int | None
+    unit: Unit,
+    output: str,
+    runs: tuple[VariantRun, ...],
+    run_id: str,
+    batch_size: int | None,
+    retry_failures: bool = False,
 ) -> Iterator[PixelBatch]:
     """One unit's batches for each variant that `output` does not hold yet, and a receipt for each that it does.
 
@@ -84,37 +98,65 @@ def prepare_unit(
         runs: The variants.
         run_id: Name of this run.
         batch_size: Images a batch; only a unit's last one is smaller. As many again are prepared ahead.
+        retry_failures: Try what failed in an earlier run once more, for each variant that has failures.
 
     Raises:
         RunError: Every image was refused for want of permission, or over 20 % could not be read: an outage, and
             no failure of theirs.
     """
-    missing: dict[VariantRun, Target] = {}
+    work = _Work({}, [])
     for run in runs:
         target = run.target(unit)
-        receipt = committed(output, run, target)
-        if receipt is None:
-            missing[run] = target
+        footer = committed(output, run, target)
+        if footer is None:
+            work.missing[run] = target
+        elif retry_failures and footer.failures and footer.run != run_id:
+            again = replace(target, round=footer.round + 1, n_images=footer.failures)
+            work.again.append((run, again, failed_uris(output, footer)))
         else:
+            receipt = receipt_of(run, target, footer)
             yield _done(
                 ScoreBatch(target, 0, True, (), None, None, (), StepSeconds(), time.time(), receipt=receipt)
             )
-    if not missing:
+    if not work.missing and not work.again:
         return
     in_quarantine = attempts.count(output, unit.number) >= ATTEMPTS_TOGETHER
     marker = attempts.begin(output, run_id, unit.number)
     try:
-        if in_quarantine:
-            yield from _one_at_a_time(unit, missing)
-        else:
-            yield from _in_batches(unit, missing, batch_size or _own_batch_size(runs))
+        for refs, targets in work.parts(index.members(unit)):
+            if in_quarantine:
+                yield from _one_at_a_time(refs, targets)
+            else:
+                yield from _in_batches(refs, targets, batch_size or _own_batch_size(runs))
     finally:
         attempts.end(marker)
 
 
-def _in_batches(unit: Unit, targets: Mapping[VariantRun, Target], batch_size: int) -> Iterator[PixelBatch]:
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done in a unit.
+
+    Attributes:
+        missing: Targets without a rows file.
+        again: Targets whose failures are tried once more, with these images' uris.
+    """
+
+    missing: dict[VariantRun, Target]
+    again: list[tuple[VariantRun, Target, set[str]]]
+
+    def parts(self, refs: list[ImageRef]) -> Iterator[tuple[list[ImageRef], dict[VariantRun, Target]]]:
+        """Images, and the targets that they are done for together."""
+        if self.missing:
+            yield refs, self.missing
+        for run, target, uris in self.again:
+            yield [ref for ref in refs if ref.uri in uris], {run: target}
+
+
+def _in_batches(
+    refs: list[ImageRef], targets: Mapping[VariantRun, Target], batch_size: int
+) -> Iterator[PixelBatch]:
     gathering = _Gathering(targets, batch_size)
-    fetched = fetch_many(index.members(unit), images.MAX_BYTES)
+    fetched = fetch_many(refs, images.MAX_BYTES)
     prepare = partial(prepare_images, runs=tuple(targets))
     together = max(1, min(DECODE_TOGETHER, batch_size // 2))
     chunks = ordered_map(_decoders(), prepare, in_chunks(fetched, together), ahead=batch_size // together)
@@ -123,15 +165,17 @@ def _in_batches(unit: Unit, targets: Mapping[VariantRun, Target], batch_size: in
         if gathering.full:
             yield from gathering.take(last=False)
         gathering.add(image)
-    gathering.check_outage(unit)
+    target = next(iter(targets.values()))
+    if target.round == 0:
+        gathering.check_outage(target.unit)
     yield from gathering.take(last=True)
 
 
-def _one_at_a_time(unit: Unit, targets: Mapping[VariantRun, Target]) -> Iterator[PixelBatch]:
-    """The unit's images, each scored by itself in another process; one that ends the process is a failure."""
+def _one_at_a_time(refs: list[ImageRef], targets: Mapping[VariantRun, Target]) -> Iterator[PixelBatch]:
+    """The images, each scored by itself in another process; one that ends the process is a failure."""
     started, number = time.time(), 0
     gathered: list[Quarantined] = []
-    for image in one_at_a_time(index.members(unit), tuple(targets)):
+    for image in one_at_a_time(refs, tuple(targets)):
         if len(gathered) == QUARANTINE_BATCH:
             yield from _scored_alone(targets.values(), number, False, gathered, started)
             gathered, number = [], number + 1

@@ -175,11 +175,15 @@ class Target:
         unit: The unit.
         variant: The variant's TF Hub name.
         fingerprint: 12 hex digits over everything that decides the rows' content.
+        n_images: How many images are to be done.
+        round: 0 for the whole unit; 1, 2, ... for what failed in the round before.
     """
 
     unit: Unit
     variant: str
     fingerprint: str
+    n_images: int
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,9 +193,9 @@ class Receipt:
     Attributes:
         variant: The variant's TF Hub name.
         unit: The unit's number.
-        rows: Images with a row.
+        rows: Images with a row, in all rounds.
         failures: Images without.
-        path: The rows file, relative to the output directory.
+        path: The first round's rows file, relative to the output directory.
     """
 
     variant: str

@@ -10,7 +10,7 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +40,17 @@ PAGES_AHEAD = 64
 """Of a listing that are read and not yet taken."""
 
 # What file systems call that which changes when a file does, the best first.
-_VERSION_KEYS = ("generation", "ETag", "etag", "mtime", "LastModified", "last_modified", "modified")
+_VERSION_KEYS = (
+    *("generation", "ETag", "etag", "mtime"),
+    *("LastModified", "Last-Modified", "last_modified", "modified"),
+)
+
+# Stores that are asked by other means than fsspec's own methods, each a module and its class.
+_OWN_STORES = {
+    **dict.fromkeys(("gs", "gcs"), ("transforms.gcs", "GcsStore")),
+    **dict.fromkeys(("s3", "s3a"), ("transforms.s3", "S3Store")),
+    **dict.fromkeys(("http", "https"), ("transforms.web", "WebStore")),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +155,19 @@ class Store:
         return [self._fs.unstrip_protocol(path) for path in await self._fs._find(directory)]
 
 
-def version_in(facts: dict[str, Any]) -> str | None:
+def version_in(facts: Mapping[str, Any]) -> str | None:
     """The version among a file's facts, as fsspec gives them; None where there is none."""
     for key in _VERSION_KEYS:
         if facts.get(key) is not None:
             return str(facts[key]).strip('"')
     return None
+
+
+def byte_range(start: int, end: int | None) -> str:
+    """The HTTP header Range for the bytes from `start` to before `end`; for the last ones where `start` is negative."""
+    if start < 0:
+        return f"bytes={start}"
+    return f"bytes={start}-{'' if end is None else end - 1}"
 
 
 _stores: dict[str, Store] = {}
@@ -171,9 +188,11 @@ def store_of(url: str) -> Store:
 
 
 def _open_store(scheme: str) -> Store:
-    if scheme in ("gs", "gcs"):
-        return importlib.import_module("transforms.gcs").GcsStore()
     try:
+        if scheme in _OWN_STORES:
+            module, name = _OWN_STORES[scheme]
+            own: Store = getattr(importlib.import_module(module), name)()
+            return own
         filesystem = fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
         raise UsageError(
@@ -205,6 +224,7 @@ def _ask(url: str, request: Callable[[Store], Awaitable[Result]]) -> Result:
 
     Raises:
         FileNotFoundError: There is no such file.
+        IsADirectoryError: It is a directory or a bucket.
         RunError: It failed for good.
     """
     return _result(url, begin(url, request))
@@ -219,7 +239,7 @@ def _result(url: str, begun: Future[tuple[Result, int]]) -> Result:
 
 def _final(url: str, failed: GaveUp) -> Exception:
     """What a request that failed for good is raised as."""
-    if isinstance(failed.error, FileNotFoundError):
+    if isinstance(failed.error, (FileNotFoundError, IsADirectoryError)):
         return failed.error
     return RunError(f"{url}: {reason(failed)}")
 
@@ -320,7 +340,7 @@ def exists(url: str) -> bool:
     """Whether there is a file."""
     try:
         _ask(url, lambda store: store.info(url))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return False
     return True
 

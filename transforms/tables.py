@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms.errors import RunError
-from transforms.fingerprints import Settings, VariantRun
+from transforms.fingerprints import Settings, VariantRun, add_hash_sums
 from transforms.metadata import read_metadata
 from transforms.records import Failure, FloatArray, ImageInfo, ModelFacts, ScoreBatch, StepSeconds, Target
 
 TOP_CLASSES = 5
 ROWS_PER_GROUP = 2048
 FOOTER_KEY = b"pixelbeam"
+ROWS_NAME = re.compile(r"part-\d{6,}-[0-9a-f]{12}(\.r(?P<round>\d+))?\.parquet")
 PART_NAME = re.compile(r"\.?part-(?P<unit>\d{6,})-(?P<fingerprint>[0-9a-f]{12})[.-]")
 
 TOP_CLASS_TYPE = pa.struct([("index", pa.int32()), ("name", pa.string()), ("probability", pa.float32())])
@@ -64,6 +66,7 @@ class Footer:
         started: Unix time in seconds when the unit's first image was asked for.
         finished: Unix time in seconds when the last one was written.
         packages: Versions of the packages that decide the result.
+        round: 0 for the whole unit; 1, 2, ... for what failed in the round before.
     """
 
     variant: str
@@ -85,6 +88,7 @@ class Footer:
     started: float
     finished: float
     packages: dict[str, str]
+    round: int = 0
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """As Parquet key-value metadata."""
@@ -118,7 +122,8 @@ def failures_directory(directory: str) -> str:
 
 def rows_path(run: VariantRun, target: Target) -> str:
     """A target's rows file, relative to the output directory."""
-    name = f"part-{target.unit.number:06d}-{target.fingerprint}.parquet"
+    round_suffix = f".r{target.round}" if target.round else ""
+    name = f"part-{target.unit.number:06d}-{target.fingerprint}{round_suffix}.parquet"
     return f"{rows_directory(run.variant.directory)}/{name}"
 
 
@@ -134,6 +139,25 @@ def unit_and_fingerprint(name: str) -> tuple[int, str] | None:
     return (int(match["unit"]), match["fingerprint"]) if match else None
 
 
+def rounds(names: Iterable[str]) -> dict[tuple[int, str], list[str]]:
+    """Names of rows files by unit and fingerprint, each with those of its rounds in order; other names are left out."""
+    found: dict[tuple[int, str], list[tuple[int, str]]] = defaultdict(list)
+    for name in names:
+        match, owner = ROWS_NAME.fullmatch(name), unit_and_fingerprint(name)
+        if match and owner:
+            found[owner].append((int(match["round"] or 0), name))
+    return {owner: [name for _, name in sorted(its)] for owner, its in found.items()}
+
+
+def united(footers: Sequence[Footer]) -> Footer:
+    """What the rounds of a unit say together: the rows of all, the failures and everything else of the last."""
+    return replace(
+        footers[-1],
+        rows=sum(footer.rows for footer in footers),
+        rows_hash_sum=add_hash_sums(*(footer.rows_hash_sum for footer in footers)),
+    )
+
+
 def rubbish(
     committed: dict[tuple[int, str], Footer],
     rows_names: Sequence[str],
@@ -146,7 +170,7 @@ def rubbish(
     is still going on will lose the race for the rows file.
 
     Args:
-        committed: Current footers by unit and fingerprint.
+        committed: By unit and fingerprint what their rounds say together.
         rows_names: Names in the variant's rows directory.
         failures_names: Names in the variant's failures directory.
         directory: The variant's directory name.
@@ -155,7 +179,7 @@ def rubbish(
         Paths relative to the output directory, rows files first.
     """
     units = {unit for unit, _ in committed}
-    keep = {f"part-{unit:06d}-{fingerprint}.parquet" for unit, fingerprint in committed}
+    keep = {name for owner, its in rounds(rows_names).items() if owner in committed for name in its}
     keep |= {os.path.basename(footer.failures_file) for footer in committed.values() if footer.failures_file}
     folders = ((rows_directory(directory), rows_names), (failures_directory(directory), failures_names))
     return [

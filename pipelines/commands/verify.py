@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,8 +21,11 @@ from rich.table import Table
 
 from pipelines.progress import counted, stdout
 from transforms import index, storage
+from transforms.commit import failed_uris
 from transforms.errors import RunError, UsageError
+from transforms.fetching import fetch
 from transforms.fingerprints import add_hash_sums
+from transforms.images import MAX_BYTES
 from transforms.index import Index
 from transforms.metadata import read_metadata
 from transforms.paths import absolute
@@ -30,13 +34,16 @@ from transforms.tables import (
     Footer,
     failures_directory,
     read_footer,
+    rounds,
     rows_directory,
     rubbish,
-    unit_and_fingerprint,
+    united,
 )
 
 EXIT_WRONG = 1
 FILES_AT_ONCE = 64
+SAMPLED_IN_A_UNIT = 2
+"""Images that are fetched again and compared with their rows' sha256."""
 DEEP_AT_ONCE = 4
 """Rows files that are held whole."""
 ROWS_NAME = re.compile(r"part-.*\.parquet$")
@@ -129,18 +136,20 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
     folder = rows_directory(directory)
     rows_names = storage.list_names(os.path.join(output, folder))
     checked = _read_parts(output, folder, [name for name in rows_names if ROWS_NAME.match(name)])
-    by_unit: dict[int, list[str]] = defaultdict(list)
-    for name, part in checked.parts.items():
-        by_unit[part.footer.unit].append(name)
+    by_unit: dict[int, list[list[str]]] = defaultdict(list)
+    for names in rounds(checked.parts).values():
+        by_unit[checked.parts[names[0]].footer.unit].append(names)
     missing, whole = 0, []
     for unit in work.units():
-        files = by_unit.pop(unit.number, [])
-        missing += not files
-        if len(files) == 1:
-            problems = list(_check_footer(checked.parts[files[0]], unit))
-            checked.wrong += [Wrong(f"{folder}/{files[0]}", problem) for problem in problems]
-            whole += [] if problems else [(files[0], unit)]
-        elif files:
+        found = by_unit.pop(unit.number, [])
+        missing += not found
+        if len(found) == 1:
+            names = found[0]
+            problems = list(_check_rounds([checked.parts[name] for name in names], unit))
+            checked.wrong += [Wrong(f"{folder}/{names[-1]}", problem) for problem in problems]
+            whole += [] if problems else [(names, unit)]
+        elif found:
+            files = [name for names in found for name in names]
             what = f"unit {unit.number} has {len(files)} rows files: {', '.join(files)}; run the same command again"
             checked.wrong.append(Wrong(folder, what))
     if missing:
@@ -148,14 +157,16 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
         checked.wrong.append(Wrong(folder, what))
     checked.wrong += [
         Wrong(f"{folder}/{name}", "belongs to no unit of the index")
-        for files in by_unit.values()
-        for name in files
+        for found in by_unit.values()
+        for names in found
+        for name in names
     ]
     checked.wrong += _check_settings(folder, checked.parts)
     if deep:
         checked.wrong += _check_deeply(output, folder, checked.parts, whole)
     committed = {
-        owner: part.footer for name, part in checked.parts.items() if (owner := unit_and_fingerprint(name))
+        owner: united([checked.parts[name].footer for name in names])
+        for owner, names in rounds(checked.parts).items()
     }
     failures_names = storage.list_names(os.path.join(output, failures_directory(directory)))
     checked.rubbish = rubbish(committed, rows_names, failures_names, directory)
@@ -191,11 +202,14 @@ def _row_count(path: str) -> int | None:
         return None
 
 
-def _check_footer(part: Part, unit: Unit) -> Iterator[str]:
-    """What a unit's footer says against the index."""
-    footer = part.footer
-    if part.n_rows != footer.rows:
-        yield f"it has {part.n_rows} rows, its footer says {footer.rows}"
+def _check_rounds(parts: list[Part], unit: Unit) -> Iterator[str]:
+    """What the footers of a unit's rounds say against the index."""
+    for number, part in enumerate(parts):
+        if part.n_rows != part.footer.rows:
+            yield f"it has {part.n_rows} rows, its footer says {part.footer.rows}"
+        if part.footer.round != number:
+            yield f"round {number} is missing; delete the rows files of unit {unit.number}, run again"
+    footer, n_failures = united([part.footer for part in parts]), parts[-1].n_failures
     if footer.members != unit.members:
         yield "was made from other versions of its images; run again"
     if footer.rows + footer.failures != unit.n_images:
@@ -204,33 +218,32 @@ def _check_footer(part: Part, unit: Unit) -> Iterator[str]:
         yield "its images are not those of the unit"
     if footer.failures and footer.failures_file is None:
         yield f"it names no file for its {footer.failures} failures"
-    elif part.n_failures is None:
+    elif n_failures is None:
         yield f"its failures file {footer.failures_file} is missing or broken; delete the rows file, run again"
-    elif part.n_failures != footer.failures:
-        yield f"its failures file has {part.n_failures} rows, not {footer.failures}"
+    elif n_failures != footer.failures:
+        yield f"its failures file has {n_failures} rows, not {footer.failures}"
 
 
 def _check_deeply(
-    output: str, folder: str, parts: dict[str, Part], whole: list[tuple[str, Unit]]
+    output: str, folder: str, parts: dict[str, Part], whole: list[tuple[list[str], Unit]]
 ) -> Iterator[Wrong]:
     """What the rows and failures of units say, whose footers are in order."""
 
-    def problems(name: str, unit: Unit) -> list[str]:
-        return list(_check_rows(output, os.path.join(output, folder, name), parts[name].footer, unit))
+    def problems(names: list[str], unit: Unit) -> list[str]:
+        paths = [os.path.join(output, folder, name) for name in names]
+        return list(_check_rows(output, paths, parts[names[-1]].footer, unit))
 
     with ThreadPoolExecutor(DEEP_AT_ONCE) as pool:
-        for (name, _), found in zip(whole, pool.map(lambda each: problems(*each), whole), strict=True):
-            yield from (Wrong(f"{folder}/{name}", problem) for problem in found)
+        for (names, _), found in zip(whole, pool.map(lambda each: problems(*each), whole), strict=True):
+            yield from (Wrong(f"{folder}/{names[-1]}", problem) for problem in found)
 
 
-def _check_rows(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[str]:
-    """What the rows and failures of a unit say, whose footer is in order."""
-    rows = pq.read_table(pa.BufferReader(storage.read(path)))
-    done = rows.column("uri").to_pylist()
-    if footer.failures_file:
-        failures = pq.read_table(pa.BufferReader(storage.read(os.path.join(output, footer.failures_file))))
-        done += failures.column("uri").to_pylist()
-    if sorted(done) != sorted(ref.uri for ref in index.members(unit)):
+def _check_rows(output: str, paths: list[str], footer: Footer, unit: Unit) -> Iterator[str]:
+    """What the rows and failures of a unit say, whose footers are in order."""
+    rows = pa.concat_tables(pq.read_table(pa.BufferReader(storage.read(path))) for path in paths)
+    done = [*rows.column("uri").to_pylist(), *failed_uris(output, footer)]
+    refs = {ref.uri: ref for ref in index.members(unit)}
+    if sorted(done) != sorted(refs):
         yield "its uris are not those of the unit, each once"
     if set(rows.column("fingerprint").to_pylist()) - {footer.fingerprint}:
         yield "some of its rows have another fingerprint"
@@ -239,6 +252,11 @@ def _check_rows(output: str, path: str, footer: Footer, unit: Unit) -> Iterator[
             values = pc.list_flatten(rows.column(column))
             if not pc.all(pc.is_finite(values), min_count=0).as_py():
                 yield f"its {column} hold NaN or infinite values"
+    for row in rows.select(["uri", "sha256"]).slice(0, SAMPLED_IN_A_UNIT).to_pylist():
+        content = fetch(refs[row["uri"]], MAX_BYTES).content if row["uri"] in refs else b""
+        # What changed or went since is no fault of the rows.
+        if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != row["sha256"]:
+            yield f"{row['uri']} has another sha256 than its row"
 
 
 def _check_settings(folder: str, parts: dict[str, Part]) -> Iterator[Wrong]:
