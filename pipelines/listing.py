@@ -45,6 +45,6 @@ def list_work(
         )
     found = Found(KeptColumns(layout.keep))
     images = itertools.islice(list_images(inputs, found, layout), limit)
-    work, changes = snapshots.update(output, images, size, found.kept.schema)
+    work, changes = snapshots.update(output, progress.while_listing(images, found), size, found.kept.schema)
     progress.print_listing(work, changes, found)
     return work

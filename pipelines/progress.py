@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TextIO
 
@@ -18,13 +18,14 @@ from transforms.changes import Changes
 from transforms.fingerprints import VariantRun
 from transforms.index import Index
 from transforms.listing import Found
-from transforms.records import StepSeconds
+from transforms.records import ImageRef, StepSeconds
 from transforms.tables import Footer, failures_directory, rows_directory
 from transforms.tally import Tally
 
 TERMINAL_SECONDS = 0.5
 PLAIN_SECONDS = 10.0
 PLAIN_WIDTH = 240
+LISTED_A_LINE = 1000
 
 
 def stdout() -> Console:
@@ -108,6 +109,15 @@ class Live:
 def counted(count: int, noun: str) -> str:
     """A number with its noun: `1 unit`, `2,000 units`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def while_listing(images: Iterable[ImageRef], found: Found) -> Iterator[ImageRef]:
+    """The images as they are listed; a terminal shows how many there are so far."""
+    with Console(stderr=True).status("listing") as status:
+        for image in images:
+            yield image
+            if found.listed % LISTED_A_LINE == 0:
+                status.update(f"listing: {found.listed:,} images")
 
 
 def print_listing(work: Index, changes: Changes, found: Found) -> None:

@@ -84,7 +84,9 @@ def test_a_column_called_image_comes_first_and_others_must_be_named() -> None:
     assert all_images(with_image, "a.parquet") == {"0": b"I"}
     assert all_images(with_image, "a.parquet", column="mask") == {"0": b"M"}
     several = parquet(pa.table(columns))
-    message = r"^/d/a\.parquet: several columns hold bytes: 'mask', 'thumbnail'; say which .* by --image-column$"
+    message = (
+        r"^/d/a\.parquet: several columns hold bytes: 'mask', 'thumbnail'; say which .* by --image-column$"
+    )
     with pytest.raises(UsageError, match=message):
         scanned(several, "/d/a.parquet")
     with pytest.raises(UsageError, match=message):

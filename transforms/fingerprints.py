@@ -36,9 +36,10 @@ def add_hash_sums(*sums: str) -> str:
 def members_hash(refs: Iterable[ImageRef]) -> str:
     """SHA-256 over what decides every image's row, in order, 64 hex digits: uri, size, version, kept values."""
     digest = hashlib.sha256()
+    encode = json.JSONEncoder(default=repr).encode
     for ref in refs:
         column = ref.place.image_column if ref.place else None
-        digest.update(json.dumps((ref.uri, ref.size, ref.version, column, ref.kept), default=repr).encode())
+        digest.update(encode((ref.uri, ref.size, ref.version, column, ref.kept)).encode())
     return digest.hexdigest()
 
 

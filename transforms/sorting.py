@@ -52,7 +52,9 @@ def write_images(refs: Iterable[ImageRef], file: BinaryIO) -> int:
     count = 0
     remaining = iter(refs)
     while block := list(itertools.islice(remaining, IMAGES_A_BLOCK)):
-        pickle.dump(block, file, pickle.HIGHEST_PROTOCOL)
+        # Tuples are read twice as fast as objects.
+        fields = [(ref.uri, ref.size, ref.version, ref.place, ref.kept) for ref in block]
+        pickle.dump(fields, file, pickle.HIGHEST_PROTOCOL)
         count += len(block)
     return count
 
@@ -65,7 +67,7 @@ def read_images(file: BinaryIO) -> Iterator[ImageRef]:
             block = pickle.load(file)
         except EOFError:
             return
-        yield from block
+        yield from itertools.starmap(ImageRef, block)
 
 
 def _read_file(path: str) -> Iterator[ImageRef]:
