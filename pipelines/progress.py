@@ -16,10 +16,11 @@ from rich.table import Table
 
 from transforms.changes import Changes
 from transforms.fingerprints import VariantRun
+from transforms.footers import Footer
 from transforms.index import Index
 from transforms.listing import Found
 from transforms.records import ImageRef, StepSeconds
-from transforms.tables import Footer, failures_directory, rows_directory
+from transforms.tables import failures_directory, rows_directory
 from transforms.tally import Tally
 
 TERMINAL_SECONDS = 0.5

@@ -23,11 +23,11 @@ from transforms import attempts, devices, index, tally
 from transforms.containers import Layout
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
+from transforms.footers import Footer
 from transforms.infer import EfficientNetHandler
 from transforms.prepare import Prepare
 from transforms.records import Receipt
 from transforms.runtime import load_models
-from transforms.tables import Footer
 from transforms.write import StopRule, WriteUnits
 
 EXIT_COMPLETE = 0

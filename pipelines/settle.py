@@ -8,17 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from transforms import index, storage
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
+from transforms.footers import Footer, read_footer, united
 from transforms.index import Index
-from transforms.tables import (
-    Footer,
-    failures_directory,
-    read_footer,
-    rounds,
-    rows_directory,
-    rubbish,
-    unit_and_fingerprint,
-    united,
-)
+from transforms.tables import failures_directory, rounds, rows_directory, rubbish, unit_and_fingerprint
 
 FOOTERS_AT_ONCE = 16
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from transforms import devices
 from transforms.fetching import READ_THREADS
+from transforms.footers import Footer
 from transforms.records import StepSeconds
-from transforms.tables import Footer
 
 ADVICE = {
     "storage": "bring the images nearer (same region, local disk), or take more workers",

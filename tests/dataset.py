@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import index
-from transforms.tables import Footer, read_footer, rounds, united
+from transforms.footers import Footer, read_footer, united
+from transforms.tables import rounds
 
 
 def variants(output: Path) -> list[Path]:

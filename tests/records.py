@@ -6,8 +6,8 @@ import numpy as np
 
 from tests import tiny
 from transforms.fingerprints import VariantRun, members_hash, uri_hash_sum
+from transforms.footers import Footer
 from transforms.records import Failure, ImageInfo, ImageRef, ScoreBatch, StepSeconds, Target, Unit
-from transforms.tables import Footer
 
 
 def refs(count: int, version: str = "1") -> list[ImageRef]:

@@ -14,9 +14,10 @@ from transforms import snapshots, storage
 from transforms.commit import TargetWriter, committed, receipt_of
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun, uri_hash_sum
+from transforms.footers import read_footer
 from transforms.records import Receipt
 from transforms.snapshots import UnitSize
-from transforms.tables import read_footer, rows_path
+from transforms.tables import rows_path
 
 IMAGES = refs(10)
 GOOD, BAD = IMAGES[:8], IMAGES[8:]

@@ -24,10 +24,10 @@ from transforms import attempts, devices, index, runtime, snapshots
 from transforms.comparison import LEAST_COSINE
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
+from transforms.footers import read_footer
 from transforms.infer import METRICS
 from transforms.listing import USUAL_LAYOUT, list_images
 from transforms.snapshots import UnitSize
-from transforms.tables import read_footer
 from transforms.write import StopRule
 
 

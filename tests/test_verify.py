@@ -17,7 +17,7 @@ from tests import bad, dataset
 from tests.dataset import footers
 from transforms import index
 from transforms.fingerprints import uri_hash_sum
-from transforms.tables import Footer
+from transforms.footers import Footer
 
 
 @pytest.fixture(scope="module")

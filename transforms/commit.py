@@ -17,21 +17,19 @@ import pyarrow.parquet as pq
 from transforms import index, storage
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun, add_hash_sums, uri_hash_sum
+from transforms.footers import Footer, read_footer, united
 from transforms.records import Failure, ModelFacts, Receipt, ScoreBatch, StepSeconds, Target
 from transforms.tables import (
     ROWS_PER_GROUP,
-    Footer,
     failures_directory,
     failures_path,
     failures_table,
-    read_footer,
     rounds,
     rows_directory,
     rows_path,
     rows_schema,
     rows_table,
     rubbish,
-    united,
 )
 
 EMPTY_HASH_SUM = uri_hash_sum(())

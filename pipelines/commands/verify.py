@@ -25,20 +25,13 @@ from transforms.commit import failed_uris
 from transforms.errors import RunError, UsageError
 from transforms.fetching import fetch
 from transforms.fingerprints import add_hash_sums
+from transforms.footers import Footer, read_footer, united
 from transforms.images import MAX_BYTES
 from transforms.index import Index
 from transforms.metadata import read_metadata
 from transforms.paths import absolute
 from transforms.records import Unit
-from transforms.tables import (
-    Footer,
-    failures_directory,
-    read_footer,
-    rounds,
-    rows_directory,
-    rubbish,
-    united,
-)
+from transforms.tables import failures_directory, rounds, rows_directory, rubbish
 
 EXIT_WRONG = 1
 FILES_AT_ONCE = 64
