@@ -77,6 +77,11 @@ def repeat_first(table):
     return pa.concat_tables([table.slice(0, 1), table.slice(0, 1), table.slice(2)])
 
 
+def with_another_sha256(table):
+    column = table.schema.get_field_index("sha256")
+    return table.set_column(column, table.schema.field("sha256"), pa.array(["0" * 64] * table.num_rows))
+
+
 def with_nan(table):
     values = np.array(table.column("features").combine_chunks().flatten(), copy=True)
     values[3] = np.nan
@@ -177,6 +182,7 @@ def test_what_is_broken_is_named(out: Path, pixelbeam, name: str) -> None:
     [
         (repeat_first, "its uris are not those of the unit, each once"),
         (with_nan, "hold NaN or infinite values"),
+        (with_another_sha256, "has another sha256 than its row"),
     ],
 )
 def test_deep_reads_the_rows(out: Path, pixelbeam, rows, message: str) -> None:

@@ -77,8 +77,14 @@ class Footer:
 
 def read_footer(path: str) -> Footer:
     """The footer of a rows file; RunError where the file is broken or not ours."""
+    return read_footer_and_rows(path)[0]
+
+
+def read_footer_and_rows(path: str) -> tuple[Footer, int]:
+    """The footer of a rows file and how many rows it really has, in one request; raises like `read_footer`."""
     try:
-        return Footer.from_metadata(read_metadata(path).metadata or {})
+        metadata = read_metadata(path)
+        return Footer.from_metadata(metadata.metadata or {}), int(metadata.num_rows)
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{path} is no rows file of ours ({reason}); delete it and run again") from error
