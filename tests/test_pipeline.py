@@ -107,7 +107,9 @@ def relative(scores: npt.NDArray[np.float32], expected: npt.NDArray[np.float32])
     return float(differences.max())
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.parametrize(
+    "batch_size", [7, pytest.param(1, marks=pytest.mark.full), pytest.param(32, marks=pytest.mark.full)]
+)
 def test_small_modules_of_every_format_equal_the_reference(
     pixelbeam, tmp_path: Path, odd: Path, small_modules: str, batch_size: int
 ) -> None:

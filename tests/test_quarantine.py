@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -153,8 +154,18 @@ def test_what_the_child_raises_is_raised(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nowhere"):
         next(one_at_a_time([storage.reference("x")], (elsewhere,)))
     no_name = ImageRef(uri=None, size=None, version=None)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match=r"Traceback[\s\S]*_read_as_listed[\s\S]*TypeError"):
+    with pytest.raises(RuntimeError, match=r"Traceback[\s\S]*fetching.fetch[\s\S]*TypeError"):
         next(one_at_a_time([no_name], runs[1:]))
+
+
+def test_a_default_timeout_for_sockets_changes_nothing(runs: Runs, write) -> None:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(60)
+    try:
+        (result,) = one_at_a_time(write((10, 20, 30)), runs[1:])
+    finally:
+        socket.setdefaulttimeout(timeout)
+    assert result.scores
 
 
 def test_a_child_that_cannot_begin_is_no_image_s_failure(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ def test_tf1_hub_training_graph_trains(modules_dir: Path) -> None:
         assert all(("is_training" not in node.attr) == training for node in norms)
 
 
+@pytest.mark.full
 def test_keras_classifier_publishes_probabilities_at_any_size(modules_dir: Path) -> None:
     path = str(modules_dir / find(KERAS).directory)
     signature = tf.saved_model.load(path).signatures["serving_default"]
@@ -160,6 +161,7 @@ def test_keras_classifier_publishes_probabilities_at_any_size(modules_dir: Path)
     np.testing.assert_allclose(tf.nn.softmax(outputs["logits"]), published, atol=1e-6, rtol=0)
 
 
+@pytest.mark.full
 def test_both_publishers_have_the_same_network(modules_dir: Path) -> None:
     batch = pictures(224)
     google = modules.load(str(modules_dir / find(TF1).directory), find(TF1)).function(batch)

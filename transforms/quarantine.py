@@ -143,6 +143,9 @@ class _Child:
 
     def __init__(self, runs: tuple[VariantRun, ...]) -> None:
         ours, theirs = socket.socketpair()
+        for each in (ours, theirs):
+            # A default timeout, which Beam's client of Cloud Storage sets, would make reads fail that have to wait.
+            each.setblocking(True)
         with theirs:
             self._connection = Connection(ours.detach())
             self._process = subprocess.Popen(
