@@ -11,6 +11,7 @@ from transforms.errors import UsageError
 from transforms.index import Index
 from transforms.listing import Found, list_images
 from transforms.members import KeptColumns
+from transforms.paths import absolute, is_remote
 from transforms.snapshots import UnitSize
 
 MAX_IMAGES_PER_UNIT = 4096
@@ -19,11 +20,24 @@ LEAST_UNITS = 16
 
 
 def check_output(output: str) -> None:
-    """Raise UsageError where the output directory cannot be one."""
+    """Look whether there can be an output directory.
+
+    Raises:
+        UsageError: It is a file, or names nothing.
+        RunError: Its bucket is not there, or may not be read or written.
+    """
     if not output:
         raise UsageError("--output must be a directory or a URL, got ''")
-    if storage.exists(output):
+    directory = absolute(output)
+    if is_remote(output) and output.rstrip("/").endswith(":"):
+        raise UsageError(f"--output {output} names no bucket; give one, such as gs://BUCKET/FOLDER")
+    if storage.exists(directory):
         raise UsageError(f"--output {output} is a file; give a directory")
+    if is_remote(directory):
+        # The clients of stores take a second to import.
+        from transforms import remote
+
+        remote.check_writable(directory)
 
 
 def unit_size(images_per_unit: int | None, most: int = MAX_IMAGES_PER_UNIT) -> UnitSize:

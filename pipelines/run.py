@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 
 import apache_beam as beam
@@ -97,7 +98,9 @@ def launch_and_show(pipeline: beam.Pipeline, config: RunConfig, run_id: str, n_i
         with stderr_aside() as terminal, progress.Live(counts, n_images, len(config.variants), terminal):
             launch(pipeline)
     finally:
-        attempts.forget(config.output, run_id)
+        # In an outage what stopped the run is what counts.
+        with suppress(RunError):
+            attempts.forget(config.output, run_id)
 
 
 def new_pipeline(config: RunConfig) -> beam.Pipeline:

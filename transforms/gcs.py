@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +15,8 @@ import google_crc32c
 # What gcsfs does beyond `core` asks each bucket of what kind it is, which can take a minute.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-from gcsfs.core import GCSFileSystem
+from gcsfs.core import GCSFileSystem, initiate_upload
+from gcsfs.retry import HttpError
 
 from transforms.key_ranges import Key, Page, list_keys
 from transforms.patience import ShortRead
@@ -24,6 +27,7 @@ SILENCE_SECONDS = 60.0
 """A connection on which nothing comes for so long is given up."""
 
 _FACTS = "name,size,generation"
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 
 
 class _OneRequest(GCSFileSystem):
@@ -60,7 +64,7 @@ class GcsStore(Store):
 
     async def read(self, url: str, start: int | None = None, end: int | None = None) -> Answer:
         headers, content = await self._fs._call("GET", self._fs.url(url), headers=_range(start, end))
-        if start is None and not _unpacked(headers):
+        if not _unpacked(headers):
             _check(content, headers)
         return Answer(content, headers.get("x-goog-generation"), not _unpacked(headers))
 
@@ -120,6 +124,14 @@ class GcsStore(Store):
         keys = [Key(item["name"], int(item["size"]), item["generation"]) for item in items]
         return Page(keys, more=token is not None)
 
+    async def check_writable(self, directory: str) -> None:
+        """An upload is begun and cancelled: that takes the bucket and the permission, and no object appears."""
+        bucket, key = _bucket_and_key(f"{directory}/_check")
+        upload = await initiate_upload(self._fs, bucket, key)
+        with suppress(FileNotFoundError, HttpError):
+            # What is not cancelled is forgotten within a week.
+            await self._fs._call("DELETE", upload)
+
     async def put(self, local_path: str, url: str) -> bool:
         """Upload a file, resumably above 5 MB; False where there was another one already.
 
@@ -149,7 +161,7 @@ class GcsStore(Store):
                 uploadType="media",
                 name=key,
                 ifGenerationMatch=token or "0",
-                headers={"Content-Type": "application/json"},
+                headers={"Content-Type": "application/octet-stream"},
                 data=content,
             )
         except FileExistsError:
@@ -186,7 +198,14 @@ def _unpacked(headers: Any) -> bool:
 
 
 def _check(content: bytes, headers: Any) -> None:
-    """ShortRead where the content is not what its hash says."""
+    """ShortRead where the content is not as long as its range, or the whole object and not what its hash says."""
+    part = _CONTENT_RANGE.match(headers.get("Content-Range", ""))
+    if part:
+        first, last, size = map(int, part.groups())
+        if len(content) != last + 1 - first:
+            raise ShortRead(f"{len(content):,} bytes came of {last + 1 - first:,}")
+        if len(content) != size:
+            return
     given = ",".join(headers.getall("x-goog-hash", ()))
     hashes = dict(each.strip().split("=", 1) for each in given.split(",") if each)
     if "crc32c" in hashes and hashes["crc32c"] != _base64(google_crc32c.value(content)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
@@ -16,7 +16,7 @@ import numpy as np
 from transforms import attempts, images, index
 from transforms.commit import committed, failed_uris, receipt_of
 from transforms.errors import BadImage, RunError
-from transforms.fetching import PASSING_ERROR, REFUSED, fetch, fetch_many
+from transforms.fetching import PASSING_ERROR, REFUSED, Fetched, fetch, fetch_many
 from transforms.fingerprints import VariantRun
 from transforms.ordered import in_chunks, ordered_map
 from transforms.prepared import PreparedImage, empty_batch, prepare_images
@@ -129,7 +129,9 @@ def prepare_unit(
             else:
                 yield from _in_batches(refs, targets, batch_size or _own_batch_size(runs))
     finally:
-        attempts.end(marker)
+        # What the store does not let us remove now, the end of the run does.
+        with suppress(RunError):
+            attempts.end(marker)
 
 
 @dataclass(frozen=True)
@@ -165,21 +167,22 @@ def _in_batches(
         if gathering.full:
             yield from gathering.take(last=False)
         gathering.add(image)
-    target = next(iter(targets.values()))
-    if target.round == 0:
-        gathering.check_outage(target.unit)
+    gathering.fetching.check_outage(next(iter(targets.values())))
     yield from gathering.take(last=True)
 
 
 def _one_at_a_time(refs: list[ImageRef], targets: Mapping[VariantRun, Target]) -> Iterator[PixelBatch]:
     """The images, each scored by itself in another process; one that ends the process is a failure."""
     started, number = time.time(), 0
+    fetching = _Fetching()
     gathered: list[Quarantined] = []
     for image in one_at_a_time(refs, tuple(targets)):
         if len(gathered) == QUARANTINE_BATCH:
             yield from _scored_alone(targets.values(), number, False, gathered, started)
             gathered, number = [], number + 1
+        fetching.add(image.outcome)
         gathered.append(image)
+    fetching.check_outage(next(iter(targets.values())))
     yield from _scored_alone(targets.values(), number, True, gathered, started)
 
 
@@ -222,6 +225,66 @@ def _own_batch_size(runs: tuple[VariantRun, ...]) -> int:
     return load_models(runs).batch_size
 
 
+class _Fetching:
+    """How fetching a unit's images goes, and whether what fails is the store rather than they."""
+
+    def __init__(self) -> None:
+        self._refused: list[ImageRef] = []
+        self._passing = 0
+        self._first_fetched: ImageRef | None = None
+
+    def add(self, outcome: ImageInfo | Failure) -> None:
+        if not isinstance(outcome, Failure) or outcome.step != "fetch":
+            self._first_fetched = self._first_fetched or outcome.ref
+        elif outcome.error == REFUSED:
+            self._refused.append(outcome.ref)
+        elif outcome.error == PASSING_ERROR:
+            self._passing += 1
+
+    def check_outage(self, target: Target) -> None:
+        """Raise RunError where the store failed rather than the images; a few images alone cannot tell.
+
+        What failed before may well fail in later rounds.
+        """
+        unit = target.unit
+        if target.round > 0:
+            return
+        refused, n_images = self._refused, unit.n_images
+        enough = n_images >= OUTAGE_MIN_IMAGES
+        if refused and (
+            (enough and len(refused) == n_images)
+            or self._fails_beside(unit, REFUSED)
+            or any(_error(again) != REFUSED for again in fetch_many(refused, images.MAX_BYTES))
+        ):
+            what, count = "no permission to read", len(refused)
+        elif self._passing and (
+            self._passing > OUTAGE_RATIO * n_images if enough else self._fails_beside(unit, PASSING_ERROR)
+        ):
+            what, count = "the store failed on", self._passing
+        else:
+            return
+        raise RunError(
+            f"{what} {count:,} of the {n_images:,} images of unit {unit.number}, which is left for later; mend the "
+            "storage and run the same command again"
+        )
+
+    def _fails_beside(self, unit: Unit, error: str) -> bool:
+        """Whether an image fails now that could be fetched, or one of another unit where none could."""
+        witness = self._first_fetched or _image_beside(unit)
+        return witness is not None and _error(fetch(witness, images.MAX_BYTES)) == error
+
+
+def _image_beside(unit: Unit) -> ImageRef | None:
+    """An image of another unit in the same part; None where there is none."""
+    others = (other for other in index.units_of(unit.index_part) if other.number != unit.number)
+    other = next(others, None)
+    return index.members(other)[0] if other else None
+
+
+def _error(fetched: Fetched) -> str | None:
+    return fetched.content.error if isinstance(fetched.content, BadImage) else None
+
+
 class _Gathering:
     """The batch that is being filled, for each variant at once."""
 
@@ -230,8 +293,7 @@ class _Gathering:
         self._batch_size = batch_size
         self._number = 0
         self._started = time.time()
-        self._fetch_errors: Counter[str] = Counter()
-        self._first_fetched: ImageRef | None = None
+        self.fetching = _Fetching()
         self._start()
 
     def _start(self) -> None:
@@ -253,35 +315,13 @@ class _Gathering:
 
     def add(self, image: PreparedImage) -> None:
         self._seconds += image.seconds
+        self.fetching.add(image.outcome)
         if isinstance(image.outcome, Failure):
             self._failures.append(image.outcome)
-            self._fetch_errors[image.outcome.error] += image.outcome.step == "fetch"
             return
-        self._first_fetched = self._first_fetched or image.outcome.ref
         for run, batch in self._pixels.items():
             batch[len(self._infos)] = image.pixels[run.variant.name]
         self._infos.append(image.outcome)
-
-    def check_outage(self, unit: Unit) -> None:
-        """Raise RunError where the store failed rather than the images; a few images cannot tell."""
-        refused, passing = self._fetch_errors[REFUSED], self._fetch_errors[PASSING_ERROR]
-        if unit.n_images < OUTAGE_MIN_IMAGES:
-            return
-        if (
-            refused == unit.n_images
-            or (refused and self._is_refused_by_now())
-            or passing > OUTAGE_RATIO * unit.n_images
-        ):
-            what = "no permission to read" if refused else "the store failed on"
-            raise RunError(
-                f"{what} {max(refused, passing):,} of the {unit.n_images:,} images of unit {unit.number}, which is "
-                "left for later; mend the storage and run the same command again"
-            )
-
-    def _is_refused_by_now(self) -> bool:
-        """Whether an image that was fetched cannot be any more: the store began to refuse everything."""
-        again = self._first_fetched and fetch(self._first_fetched, images.MAX_BYTES).content
-        return isinstance(again, BadImage) and again.error == REFUSED
 
     def take(self, last: bool) -> Iterator[PixelBatch]:
         """One batch for each variant; then the next one is begun."""

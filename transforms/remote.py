@@ -38,6 +38,8 @@ FOLDERS_AT_ONCE = 64
 REFERENCES_AHEAD = 256
 PAGES_AHEAD = 64
 """Of a listing that are read and not yet taken."""
+READ_WHOLE_BYTES = 1 << 18
+"""A file of so many, which take no longer than one more request; stores give a hash of whole files only."""
 
 # What file systems call that which changes when a file does, the best first.
 _VERSION_KEYS = (
@@ -120,6 +122,9 @@ class Store:
             elif url.rstrip("/") != directory.rstrip("/"):
                 folders.append(url)
         return folders, files
+
+    async def check_writable(self, directory: str) -> None:
+        """Raise as a write would, as far as the store tells without one."""
 
     async def put(self, local_path: str, url: str) -> bool:
         """Upload a file; False where there was one already."""
@@ -252,9 +257,11 @@ def reason(failed: GaveUp) -> str:
     return f"the store failed ({failed.attempts} attempts; {text.splitlines()[0][:200]}); run the same command again"
 
 
-def open_file(url: str) -> io.RawIOBase:
-    """The file opened for reading, seekable, unbuffered: each read is one request."""
+def open_file(url: str) -> io.RawIOBase | io.BytesIO:
+    """The file opened for reading, seekable; a small one is read at once, of another each read is one request."""
     size, _ = _ask(url, lambda store: store.info(url))
+    if size is not None and size <= READ_WHOLE_BYTES:
+        return io.BytesIO(_ask(url, lambda store: store.read(url)).content)
     return _RemoteFile(url, size or 0)
 
 
@@ -282,11 +289,16 @@ async def _reference(url: str) -> ImageRef:
 
 
 def info(url: str) -> tuple[int | None, str | None]:
-    """Size and version of a file; (None, None) where there is none, or it cannot be told."""
+    """Size and version of a file; (None, None) where there is none. RunError where that cannot be told."""
     try:
-        return begin(url, lambda store: store.info(url)).result()[0]
-    except GaveUp:
+        return _ask(url, lambda store: store.info(url))
+    except (FileNotFoundError, IsADirectoryError):
         return None, None
+    except RunError:
+        # Who may see one folder of a bucket is refused what might be a file beside it.
+        if any(list_tree(f"{url}/")):
+            return None, None
+        raise
 
 
 def list_tree(directory: str) -> Iterator[list[ImageRef]]:
@@ -379,6 +391,11 @@ async def _delete(url: str, store: Store) -> None:
         await store.delete(url)
     except FileNotFoundError:
         return
+
+
+def check_writable(directory: str) -> None:
+    """Raise RunError where the bucket is not there or takes nothing, as far as the store tells without a write."""
+    _found(directory, lambda store: store.check_writable(directory))
 
 
 def commit(local_path: str, url: str) -> bool:
