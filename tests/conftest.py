@@ -12,7 +12,7 @@ from pipelines.commands import pull
 from pipelines.config import RunConfig
 from tests import gcs_server, photos, tiny
 from tests.gcs_server import GcsServer
-from transforms import remote
+from transforms import stores
 from transforms.fingerprints import VariantRun
 from transforms.variants import find
 
@@ -71,7 +71,7 @@ def gcs(gcs_process: GcsServer) -> GcsServer:
     gcs_process.reset()
     for bucket in ("in", "out"):
         gcs_process.create_bucket(bucket)
-    remote._stores.clear()
+    stores._stores.clear()
     return gcs_process
 
 

@@ -19,7 +19,7 @@ from tests import bad, cloud, dataset, tiny
 from tests.cloud import IN, OUT
 from tests.gcs_faults import ALWAYS, DOWNLOADING, READING, WRITING, Faults
 from tests.gcs_server import GcsServer
-from transforms import attempts, remote, snapshots
+from transforms import attempts, snapshots, stores
 
 UNIT = 20
 OPTIONS = ("--images-per-unit", UNIT, "--batch-size", 8)
@@ -78,13 +78,13 @@ def few_requests_at_once(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> Non
     """Images come a few at a time, so that something can happen between them."""
     monkeypatch.setattr("transforms.patience.REQUESTS_AT_ONCE", 4)
     gcs.set(latency_seconds=0.01)
-    remote._stores.clear()
+    stores._stores.clear()
 
 
 def go_on(gcs: GcsServer) -> None:
     """All is well again, and the next run is in a process that knows nothing of it."""
     cloud.calm(gcs)
-    remote._stores.clear()
+    stores._stores.clear()
 
 
 def assert_complete(pixelbeam, output: object = OUT) -> None:

@@ -14,7 +14,7 @@ import requests
 from gcsfs.core import GCSFileSystem
 
 from tests import dataset
-from transforms import fetching, listing, remote, storage
+from transforms import fetching, listing, storage, stores
 from transforms.listing import Found
 
 
@@ -50,9 +50,9 @@ def _answers(url: str) -> bool:
 def bucket(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[GCSFileSystem]:
     """A client of the emulator, to which all others are led, too."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    remote._stores.clear()
+    stores._stores.clear()
     yield GCSFileSystem(token="anon", endpoint_url=emulator, use_listings_cache=False)
-    remote._stores.clear()
+    stores._stores.clear()
 
 
 def test_what_is_put_there_is_listed_fetched_committed_and_removed(

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from tests import dataset
-from transforms import fetching, remote, storage
+from transforms import fetching, storage, stores
 from transforms.errors import BadImage, UsageError
 from transforms.listing import Found, list_images
 from transforms.records import ImageRef
@@ -225,7 +225,7 @@ def test_what_may_pass_is_asked_for_again(site: WebServer, status: int) -> None:
 
 def test_a_silent_connection_is_given_up(site: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transforms.web.SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(remote, "_stores", {})
+    monkeypatch.setattr(stores, "_stores", {})
     site.files["a.jpg"] = b"content"
     site.silent = True
     fetched = fetching.fetch(ImageRef(f"{site.url}a.jpg", 7, None), MAX_BYTES)

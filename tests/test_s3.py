@@ -16,7 +16,7 @@ import pytest
 
 from tests import dataset, s3_server
 from tests.s3_server import Fault, S3Server
-from transforms import fetching, remote, storage
+from transforms import fetching, remote, storage, stores
 from transforms.errors import BadImage, RunError, UsageError
 from transforms.listing import Found, list_images
 from transforms.records import ImageRef
@@ -32,7 +32,7 @@ def server() -> Iterator[S3Server]:
     with s3_server.serve() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        patch.setattr(remote, "_stores", {})
+        patch.setattr(stores, "_stores", {})
         yield server
 
 
@@ -110,7 +110,7 @@ def test_a_refusal_is_asked_about_once(s3: S3Server, code: str) -> None:
 
 def test_no_credentials_are_a_refusal(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.setitem(remote._stores, "s3", remote._open_store("s3"))
+    monkeypatch.setitem(stores._stores, "s3", stores._open_store("s3"))
     assert reason(ImageRef("s3://photos/a.jpg", None, None)) == "permission_denied"
 
 
@@ -148,7 +148,7 @@ def test_what_may_pass_is_asked_for_again(s3: S3Server, fault: Fault) -> None:
 def test_a_server_that_is_not_there_may_come_back(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 0.1)
-    monkeypatch.setitem(remote._stores, "s3", remote._open_store("s3"))
+    monkeypatch.setitem(stores._stores, "s3", stores._open_store("s3"))
     fetched = fetching.fetch(ImageRef("s3://photos/a.jpg", None, None), MAX_BYTES)
     assert fetched.content.error == "unreadable"
     assert "127.0.0.1:1" in fetched.content.message
@@ -250,10 +250,10 @@ def test_a_page_that_is_not_the_last_holds_two_keys_within_its_bounds(
     for name in (f"a0{LAST}1", f"a0{LAST}2", f"a0{LAST}3", "a1", "a2", "a3", "a4"):
         s3.put("photos", name, b"")
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "2")
-    store = remote.store_of("s3://photos")
+    store = stores.store_of("s3://photos")
 
     def page(start: str, end: str | None, most: int | None) -> tuple[list[str], bool]:
-        asked = asyncio.run_coroutine_threadsafe(store._page("photos", "a", start, end, most), remote.loop())
+        asked = asyncio.run_coroutine_threadsafe(store._page("photos", "a", start, end, most), stores.loop())
         found = asked.result()
         return [key.name for key in found.keys], found.more
 
@@ -412,7 +412,7 @@ def test_what_s3_needs_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.delitem(sys.modules, "transforms.s3")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for scheme in ("s3", "s3a"):
-        monkeypatch.delitem(remote._stores, scheme, raising=False)
+        monkeypatch.delitem(stores._stores, scheme, raising=False)
         with pytest.raises(
             UsageError, match=rf"^{scheme}:// needs another package: pip install 'pixelbeam\[s3\]'$"
         ):

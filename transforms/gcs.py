@@ -21,7 +21,7 @@ from gcsfs.retry import HttpError
 from transforms.key_ranges import Key, Page, list_keys
 from transforms.patience import ShortRead
 from transforms.records import ImageRef
-from transforms.remote import Answer, Store, Take
+from transforms.stores import Answer, Store, Take, byte_range
 
 SILENCE_SECONDS = 60.0
 """A connection on which nothing comes for so long is given up."""
@@ -63,7 +63,9 @@ class GcsStore(Store):
         return int(facts["size"]), facts["generation"]
 
     async def read(self, url: str, start: int | None = None, end: int | None = None) -> Answer:
-        headers, content = await self._fs._call("GET", self._fs.url(url), headers=_range(start, end))
+        headers, content = await self._fs._call(
+            "GET", self._fs.url(url), headers={} if start is None else {"Range": byte_range(start, end)}
+        )
         if not _unpacked(headers):
             _check(content, headers)
         return Answer(content, headers.get("x-goog-generation"), not _unpacked(headers))
@@ -182,14 +184,6 @@ class GcsStore(Store):
 def _bucket_and_key(url: str) -> tuple[str, str]:
     bucket, _, key = url.split("://", 1)[1].partition("/")
     return bucket, key
-
-
-def _range(start: int | None, end: int | None) -> dict[str, str]:
-    if start is None:
-        return {}
-    if start < 0:
-        return {"Range": f"bytes={start}"}
-    return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
 
 
 def _unpacked(headers: Any) -> bool:

@@ -7,17 +7,16 @@ import time
 from concurrent.futures import Future
 from functools import partial
 
-from transforms import remote
 from transforms.errors import BadImage
 from transforms.fetching import CHANGED, PASSING_ERROR, REFUSED, Fetched, check_size
 from transforms.patience import GaveUp, ShortRead, is_refusal
 from transforms.records import ImageRef
-from transforms.remote import Store
+from transforms.stores import Store, loop, store_of
 
 
 def begin(ref: ImageRef, max_bytes: int) -> Future[Fetched]:
     """The image's bytes, asked for and on their way."""
-    return asyncio.run_coroutine_threadsafe(_fetch(ref, max_bytes), remote.loop())
+    return asyncio.run_coroutine_threadsafe(_fetch(ref, max_bytes), loop())
 
 
 async def _fetch(ref: ImageRef, max_bytes: int) -> Fetched:
@@ -25,7 +24,7 @@ async def _fetch(ref: ImageRef, max_bytes: int) -> Fetched:
     content: bytes | BadImage
     try:
         check_size(ref, max_bytes)
-        store = remote.store_of(ref.uri)
+        store = store_of(ref.uri)
         content, attempts = await store.patience.call(partial(_read_as_listed, store, ref, max_bytes))
     except BadImage as reason:
         content = reason

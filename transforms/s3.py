@@ -30,7 +30,7 @@ from s3fs import S3FileSystem
 from transforms.key_ranges import Key, Page, list_keys
 from transforms.patience import REQUESTS_AT_ONCE, ShortRead, status_of
 from transforms.records import ImageRef
-from transforms.remote import Answer, Store, Take, byte_range
+from transforms.stores import Answer, Store, Take, byte_range
 
 _PASSING_CODES = {
     *("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"),

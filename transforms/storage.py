@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import BinaryIO
@@ -66,9 +65,7 @@ def list_glob(pattern: str) -> Iterator[ImageRef]:
         UsageError: There is no such bucket.
         RunError: It cannot be listed.
     """
-    begin = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    matches = _where(pattern).matcher(pattern)
-    return (ref for ref in list_tree(begin) if matches(ref.uri))
+    return itertools.chain.from_iterable(_where(pattern).list_glob(pattern))
 
 
 def open_file(path: str) -> BinaryIO:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
-from transforms.remote import Answer, Store, byte_range, version_in
+from transforms.stores import Answer, Store, byte_range, version_in
 
 SILENCE_SECONDS = 60.0
 """A connection on which nothing comes for so long is given up."""
