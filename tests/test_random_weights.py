@@ -16,6 +16,8 @@ TF1 = "google/efficientnet/b0/classification/1"
 KERAS = "tensorflow/efficientnet/b0/classification/1"
 V2 = "google/imagenet/efficientnet_v2_imagenet1k_b0/feature_vector/2"
 SMALL = [TF1, KERAS, V2]
+ONE_AND_FULL = [TF1, *(pytest.param(name, marks=pytest.mark.full) for name in (KERAS, V2))]
+"""One in each run of the tests; the others with the full-size ones, since each takes a while to write."""
 MISSION = [
     "google/efficientnet/b5/feature-vector/1",
     "google/efficientnet/b4/classification/1",
@@ -68,7 +70,7 @@ def check_health(path: Path, name: str) -> None:
                 assert np.sqrt(np.mean((values[one] - values[other]) ** 2)) > 0.01 * scale
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ONE_AND_FULL)
 def test_small_modules_are_healthy(modules_dir: Path, name: str) -> None:
     check_health(modules_dir / find(name).directory, name)
 
@@ -82,9 +84,7 @@ def test_full_size_modules_are_healthy_and_deterministic(tmp_path: Path, name: s
     assert modules.digest(str(tmp_path / "one")) == modules.digest(str(tmp_path / "two"))
 
 
-@pytest.mark.parametrize(
-    "name", [TF1, pytest.param(KERAS, marks=pytest.mark.full), pytest.param(V2, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("name", ONE_AND_FULL)
 def test_written_twice_the_bytes_are_the_same(modules_dir: Path, tmp_path: Path, name: str) -> None:
     random_weights.write(find(name), str(tmp_path / "again"))
     first = modules.digest(str(modules_dir / find(name).directory))
@@ -102,7 +102,7 @@ def test_another_seed_gives_other_weights(modules_dir: Path, tmp_path: Path) -> 
     assert not np.allclose(features[0], features[1], rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ONE_AND_FULL)
 def test_batch_norm_is_fused(modules_dir: Path, name: str) -> None:
     variant = find(name)
     graph = modules.load(str(modules_dir / variant.directory), variant).graph_function.graph
