@@ -2,7 +2,8 @@
 
 A store pages through keys in their order, one page after another. The keys after a first page are cut where names
 branch: for each position of the last name, the first name that differs there (one probe each, all at once) tells
-whether there is anything to cut, and the characters seen so far where. A cut in the wrong place costs one request.
+whether there is anything to cut, and the characters seen so far where. Whenever workers are idle, what is left of a
+range is cut again, where names were seen to branch. A cut in the wrong place costs one request.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-RANGES_AT_ONCE = 32
+RANGES_AT_ONCE = 64
 PROBED_POSITIONS = 48
 """Of the last name, after the prefix; names that differ only further on are paged through in order."""
 CUT_POSITIONS = 3
 """Those furthest left; ranges that differ further on are small."""
-
-
 PROBES_AT_ONCE = 12
 
 _KINDS = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
@@ -95,6 +94,7 @@ class _Listing:
         self._take = take
         self._busy = 0
         self._characters: set[str] = set()
+        self._positions: set[int] = set()
 
     async def work(self) -> None:
         while True:
@@ -106,23 +106,50 @@ class _Listing:
 
     async def _list(self, start: str, end: str | None) -> None:
         last = None
-        for pages in itertools.count(1):
+        while True:
             page = await self._page_of(start, end)
             # Each page but the first begins with the last key of the one before.
             await self._take([key for key in page.keys if key.name != last])
             if not page.more:
                 return
             start = last = page.keys[-1].name
-            self._characters.update(*(key.name for key in page.keys[:: len(page.keys) // 10 + 1]))
-            is_first = end is None
-            if (pages > 1 or is_first) and 2 * (self._busy + self.ranges.qsize()) < RANGES_AT_ONCE:
-                cuts = await self._cuts(page.keys[0].name, last, end)
-                for cut, following in zip(cuts, [*cuts[1:], end], strict=False):
-                    self.ranges.put_nowait((cut, following))
-                end = cuts[0] if cuts else end
+            self._learn([*(key.name for key in page.keys[:: len(page.keys) // 10 + 1]), last])
+            cuts = await self._cuts(page.keys[0].name, last, end)
+            for cut, following in zip(cuts, [*cuts[1:], end], strict=False):
+                self.ranges.put_nowait((cut, following))
+            end = cuts[0] if cuts else end
+
+    def _learn(self, names: list[str]) -> None:
+        """Which characters names have, and at which positions they branch."""
+        self._characters.update(*names)
+        self._positions.update(itertools.starmap(_shared, itertools.pairwise(names)))
 
     async def _cuts(self, first: str, last: str, end: str | None) -> list[str]:
-        """Where to cut the keys after a page: at the first few positions where names branch off from its last.
+        """Where to cut the keys after a page, as long as workers are idle."""
+        idle = RANGES_AT_ONCE - self._busy - self.ranges.qsize()
+        if end is None:
+            return await self._probed(first, last) if 2 * idle > RANGES_AT_ONCE else []
+        return self._parts(first, last, end, idle) if idle > 0 else []
+
+    def _parts(self, first: str, last: str, end: str, idle: int) -> list[str]:
+        """Cuts into equal parts, one for each idle worker a busy one, where names were seen to branch: no probes."""
+        for position in range(max(_shared(last, end), len(self._prefix)), _shared(first, last) + 1):
+            if position in self._positions:
+                before = last[:position]
+                cuts = sorted(
+                    before + character
+                    for character in self._characters
+                    if character > last[position]
+                    and _kind(character) == _kind(last[position])
+                    and before + character < end
+                )
+                parts = min(len(cuts), 1 + idle // self._busy) + 1
+                if cuts:
+                    return [cuts[len(cuts) * part // parts] for part in range(1, parts)]
+        return []
+
+    async def _probed(self, first: str, last: str) -> list[str]:
+        """Cuts at the first few positions where names branch off from a page's last.
 
         The page itself spans several branches where its own names differ, which therefore are less than a page.
         """
@@ -130,24 +157,26 @@ class _Listing:
         stop = min(_shared(first, last), len(self._prefix) + PROBED_POSITIONS)
         for position in range(len(self._prefix), stop, PROBES_AT_ONCE):
             positions = range(position, min(stop, position + PROBES_AT_ONCE))
-            found = await asyncio.gather(*(self._branch(last, each, end) for each in positions))
+            found = await asyncio.gather(*(self._branch(last, each) for each in positions))
             branches += [branch for branch in found if branch is not None]
             if len(branches) >= CUT_POSITIONS:
                 break
-        cuts = {
-            branch[:-1] + character
-            for branch in branches[:CUT_POSITIONS]
-            for character in {branch[-1], *self._characters}
-            if character >= branch[-1] and _kind(character) == _kind(branch[-1])
-        }
-        return sorted(cut for cut in cuts if end is None or cut < end)
+        self._positions.update(len(branch) - 1 for branch in branches)
+        return sorted(
+            {
+                branch[:-1] + character
+                for branch in branches[:CUT_POSITIONS]
+                for character in {branch[-1], *self._characters}
+                if character >= branch[-1] and _kind(character) == _kind(branch[-1])
+            }
+        )
 
-    async def _branch(self, last: str, position: int, end: str | None) -> str | None:
+    async def _branch(self, last: str, position: int) -> str | None:
         """The next name that equals `last` before `position` and not there, up to there; None if there is none."""
         following = _following(last[position])
-        if following is None or (end is not None and last[:position] + following >= end):
+        if following is None:
             return None
-        page = await self._page_of(last[:position] + following, end, most=1)
+        page = await self._page_of(last[:position] + following, None, most=1)
         name = page.keys[0].name if page.keys else ""
         return name[: position + 1] if name[:position] == last[:position] and len(name) > position else None
 

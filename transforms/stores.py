@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import importlib
 import re
@@ -176,6 +177,8 @@ def store_of(url: str) -> Store:
     with _stores_lock:
         if scheme not in _stores:
             _stores[scheme] = _open_store(scheme)
+            # A client's modules are no garbage, and looking through them takes a third of a listing's time.
+            gc.freeze()
         return _stores[scheme]
 
 
