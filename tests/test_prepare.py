@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transforms import attempts, images, prepare, snapshots
+from transforms import attempts, images, outage, prepare, snapshots
 from transforms import resize as resize_module
 from transforms.commit import TargetWriter
 from transforms.errors import BadImage, RunError
@@ -220,7 +220,8 @@ def refuse(monkeypatch: pytest.MonkeyPatch, error: str, how_many: int) -> None:
             refusal = Fetched(ref, BadImage(error, "not now"), 0.0, attempts=2)
             yield refusal if number < how_many else fetch(ref, max_bytes)
 
-    monkeypatch.setattr(prepare, "fetch_many", fetch_many)
+    for module in (prepare, outage):
+        monkeypatch.setattr(module, "fetch_many", fetch_many)
 
 
 def test_a_failure_says_at_which_step(tmp_path: Path, tiny_run: VariantRun) -> None:

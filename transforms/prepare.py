@@ -15,11 +15,13 @@ import numpy as np
 
 from transforms import attempts, images, index
 from transforms.commit import committed, failed_uris, receipt_of
-from transforms.errors import BadImage, RunError
-from transforms.fetching import PASSING_ERROR, REFUSED, Fetched, fetch, fetch_many
+from transforms.errors import RunError
+from transforms.fetching import fetch_many
 from transforms.fingerprints import VariantRun
+from transforms.gathering import Gathering
 from transforms.ordered import in_chunks, ordered_map
-from transforms.prepared import PreparedImage, empty_batch, prepare_images
+from transforms.outage import FetchOutcomes
+from transforms.prepared import prepare_images
 from transforms.quarantine import Quarantined, one_at_a_time
 from transforms.records import (
     Failure,
@@ -38,9 +40,6 @@ QUARANTINE_BATCH = 32
 
 DECODE_TOGETHER = 8
 """Images that one call of TensorFlow decodes; more are hardly faster, and hold more at once."""
-
-OUTAGE_MIN_IMAGES = 16
-OUTAGE_RATIO = 0.2
 
 
 class Prepare(beam.PTransform):
@@ -157,7 +156,7 @@ class _Work:
 def _in_batches(
     refs: list[ImageRef], targets: Mapping[VariantRun, Target], batch_size: int
 ) -> Iterator[PixelBatch]:
-    gathering = _Gathering(targets, batch_size)
+    gathering, outcomes = Gathering(targets, batch_size), FetchOutcomes()
     fetched = fetch_many(refs, images.MAX_BYTES)
     prepare = partial(prepare_images, runs=tuple(targets))
     together = max(1, min(DECODE_TOGETHER, batch_size // 2))
@@ -166,23 +165,24 @@ def _in_batches(
     while image := gathering.wait_for(prepared):
         if gathering.full:
             yield from gathering.take(last=False)
+        outcomes.add(image.outcome)
         gathering.add(image)
-    gathering.fetching.check_outage(next(iter(targets.values())))
+    outcomes.check_outage(next(iter(targets.values())))
     yield from gathering.take(last=True)
 
 
 def _one_at_a_time(refs: list[ImageRef], targets: Mapping[VariantRun, Target]) -> Iterator[PixelBatch]:
     """The images, each scored by itself in another process; one that ends the process is a failure."""
     started, number = time.time(), 0
-    fetching = _Fetching()
+    outcomes = FetchOutcomes()
     gathered: list[Quarantined] = []
     for image in one_at_a_time(refs, tuple(targets)):
         if len(gathered) == QUARANTINE_BATCH:
             yield from _scored_alone(targets.values(), number, False, gathered, started)
             gathered, number = [], number + 1
-        fetching.add(image.outcome)
+        outcomes.add(image.outcome)
         gathered.append(image)
-    fetching.check_outage(next(iter(targets.values())))
+    outcomes.check_outage(next(iter(targets.values())))
     yield from _scored_alone(targets.values(), number, True, gathered, started)
 
 
@@ -223,122 +223,6 @@ def _own_batch_size(runs: tuple[VariantRun, ...]) -> int:
     from transforms.runtime import load_models
 
     return load_models(runs).batch_size
-
-
-class _Fetching:
-    """How fetching a unit's images goes, and whether what fails is the store rather than they."""
-
-    def __init__(self) -> None:
-        self._refused: list[ImageRef] = []
-        self._passing = 0
-        self._first_fetched: ImageRef | None = None
-
-    def add(self, outcome: ImageInfo | Failure) -> None:
-        if not isinstance(outcome, Failure) or outcome.step != "fetch":
-            self._first_fetched = self._first_fetched or outcome.ref
-        elif outcome.error == REFUSED:
-            self._refused.append(outcome.ref)
-        elif outcome.error == PASSING_ERROR:
-            self._passing += 1
-
-    def check_outage(self, target: Target) -> None:
-        """Raise RunError where the store failed rather than the images; a few images alone cannot tell.
-
-        What failed before may well fail in later rounds.
-        """
-        unit = target.unit
-        if target.round > 0:
-            return
-        refused, n_images = self._refused, unit.n_images
-        enough = n_images >= OUTAGE_MIN_IMAGES
-        if refused and (
-            (enough and len(refused) == n_images)
-            or self._fails_beside(unit, REFUSED)
-            or any(_error(again) != REFUSED for again in fetch_many(refused, images.MAX_BYTES))
-        ):
-            what, count = "no permission to read", len(refused)
-        elif self._passing and (
-            self._passing > OUTAGE_RATIO * n_images if enough else self._fails_beside(unit, PASSING_ERROR)
-        ):
-            what, count = "the store failed on", self._passing
-        else:
-            return
-        raise RunError(
-            f"{what} {count:,} of the {n_images:,} images of unit {unit.number}, which is left for later; mend the "
-            "storage and run the same command again"
-        )
-
-    def _fails_beside(self, unit: Unit, error: str) -> bool:
-        """Whether an image fails now that could be fetched, or one of another unit where none could."""
-        witness = self._first_fetched or _image_beside(unit)
-        return witness is not None and _error(fetch(witness, images.MAX_BYTES)) == error
-
-
-def _image_beside(unit: Unit) -> ImageRef | None:
-    """An image of another unit in the same part; None where there is none."""
-    others = (other for other in index.units_of(unit.index_part) if other.number != unit.number)
-    other = next(others, None)
-    return index.members(other)[0] if other else None
-
-
-def _error(fetched: Fetched) -> str | None:
-    return fetched.content.error if isinstance(fetched.content, BadImage) else None
-
-
-class _Gathering:
-    """The batch that is being filled, for each variant at once."""
-
-    def __init__(self, targets: Mapping[VariantRun, Target], batch_size: int) -> None:
-        self._targets = targets
-        self._batch_size = batch_size
-        self._number = 0
-        self._started = time.time()
-        self.fetching = _Fetching()
-        self._start()
-
-    def _start(self) -> None:
-        self._infos: list[ImageInfo] = []
-        self._failures: list[Failure] = []
-        self._seconds = StepSeconds()
-        self._pixels = {run: empty_batch(run, self._batch_size) for run in self._targets}
-
-    def wait_for(self, prepared: Iterator[PreparedImage]) -> PreparedImage | None:
-        """The next image, or None after the last one; the wait is counted."""
-        started = time.perf_counter()
-        image = next(prepared, None)
-        self._seconds += StepSeconds(wait=time.perf_counter() - started)
-        return image
-
-    @property
-    def full(self) -> bool:
-        return len(self._infos) == self._batch_size
-
-    def add(self, image: PreparedImage) -> None:
-        self._seconds += image.seconds
-        self.fetching.add(image.outcome)
-        if isinstance(image.outcome, Failure):
-            self._failures.append(image.outcome)
-            return
-        for run, batch in self._pixels.items():
-            batch[len(self._infos)] = image.pixels[run.variant.name]
-        self._infos.append(image.outcome)
-
-    def take(self, last: bool) -> Iterator[PixelBatch]:
-        """One batch for each variant; then the next one is begun."""
-        share = self._seconds / len(self._targets)
-        for run, target in self._targets.items():
-            yield PixelBatch(
-                target=target,
-                number=self._number,
-                last=last,
-                images=tuple(self._infos),
-                pixels=self._pixels.pop(run)[: len(self._infos)],
-                failures=tuple(self._failures),
-                seconds=share,
-                started=self._started,
-            )
-        self._number += 1
-        self._start()
 
 
 @cache
