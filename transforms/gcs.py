@@ -18,10 +18,10 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 from gcsfs.core import GCSFileSystem, initiate_upload
 from gcsfs.retry import HttpError
 
-from transforms.key_ranges import Key, Page, list_keys
+from transforms.key_ranges import Key, Page
+from transforms.key_stores import KeyStore
 from transforms.patience import ShortRead
-from transforms.records import ImageRef
-from transforms.stores import Answer, Store, Take, byte_range
+from transforms.stores import Answer, byte_range
 
 SILENCE_SECONDS = 60.0
 """A connection on which nothing comes for so long is given up."""
@@ -37,7 +37,7 @@ class _OneRequest(GCSFileSystem):
         return await GCSFileSystem._request.__wrapped__(self, *arguments, **options)
 
 
-class GcsStore(Store):
+class GcsStore(KeyStore):
     """Objects by the JSON API; a version is a generation, which a change of metadata leaves as it is."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class GcsStore(Store):
         )
 
     async def info(self, url: str) -> tuple[int | None, str | None]:
-        if not _bucket_and_key(url)[1]:
+        if not self._bucket_and_key(url)[1]:
             raise IsADirectoryError(url)
         facts = await self._facts(url, _FACTS)
         return int(facts["size"]), facts["generation"]
@@ -71,7 +71,7 @@ class GcsStore(Store):
         return Answer(content, headers.get("x-goog-generation"), not _unpacked(headers))
 
     async def names(self, directory: str, prefix: str) -> list[str]:
-        bucket, folder = _bucket_and_key(directory.rstrip("/") + "/")
+        bucket, folder = self._bucket_and_key(directory.rstrip("/") + "/")
         names: list[str] = []
         token = None
         while True:
@@ -90,18 +90,6 @@ class GcsStore(Store):
             token = page.get("nextPageToken")
             if token is None:
                 return names
-
-    async def walk(self, directory: str, take: Take) -> None:
-        bucket, prefix = _bucket_and_key(directory)
-        root = f"{directory.split('://', 1)[0]}://{bucket}/"
-
-        async def page_of(start: str, end: str | None, most: int | None = None) -> Page:
-            return (await self.patience.call(lambda: self._page(bucket, prefix, start, end, most)))[0]
-
-        async def take_page(keys: list[Key]) -> None:
-            await take([ImageRef(root + key.name, key.size, key.version) for key in keys])
-
-        await list_keys(page_of, prefix, take_page)
 
     async def _page(self, bucket: str, prefix: str, start: str, end: str | None, most: int | None) -> Page:
         items: list[dict[str, str]] = []
@@ -128,7 +116,7 @@ class GcsStore(Store):
 
     async def check_writable(self, directory: str) -> None:
         """An upload is begun and cancelled: that takes the bucket and the permission, and no object appears."""
-        bucket, key = _bucket_and_key(f"{directory}/_check")
+        bucket, key = self._bucket_and_key(f"{directory}/_check")
         upload = await initiate_upload(self._fs, bucket, key)
         with suppress(FileNotFoundError, HttpError):
             # What is not cancelled is forgotten within a week.
@@ -150,12 +138,8 @@ class GcsStore(Store):
             return await self._holds(url, _crc32c_of_file(local_path))
         return True
 
-    async def read_versioned(self, url: str) -> tuple[bytes, str]:
-        answer = await self.read(url)
-        return answer.content, answer.version or ""
-
     async def swap(self, url: str, content: bytes, token: str | None) -> bool:
-        bucket, key = _bucket_and_key(url)
+        bucket, key = self._bucket_and_key(url)
         try:
             await self._fs._call(
                 "POST",
@@ -174,16 +158,11 @@ class GcsStore(Store):
         return bool((await self._facts(url, "crc32c"))["crc32c"] == crc32c)
 
     async def _facts(self, url: str, fields: str) -> dict[str, str]:
-        bucket, key = _bucket_and_key(url)
+        bucket, key = self._bucket_and_key(url)
         facts: dict[str, str] = await self._fs._call(
             "GET", "b/{}/o/{}", bucket, key, json_out=True, fields=fields
         )
         return facts
-
-
-def _bucket_and_key(url: str) -> tuple[str, str]:
-    bucket, _, key = url.split("://", 1)[1].partition("/")
-    return bucket, key
 
 
 def _unpacked(headers: Any) -> bool:

@@ -5,38 +5,22 @@ Endpoint, region and credentials are found as all AWS clients find them; FSSPEC_
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-)
-from botocore.exceptions import ConnectionError as NoConnectionError
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import BotoCoreError
 from s3fs import S3FileSystem
 
-from transforms.key_ranges import Key, Page, list_keys
+from transforms.key_ranges import Key, Page
+from transforms.key_stores import KeyStore, root_of
 from transforms.patience import REQUESTS_AT_ONCE, ShortRead, status_of
-from transforms.records import ImageRef
-from transforms.stores import Answer, Store, Take, byte_range
-
-_PASSING_CODES = {
-    *("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"),
-    *("ConditionalRequestConflict", "OperationAborted"),
-}
-"""What the connection or another writer did to a request, though the status is 4xx."""
+from transforms.s3_errors import as_os_errors, is_unknown
+from transforms.stores import Answer, byte_range
 
 _LAST_CHARACTER = "\U0010ffff"
 
@@ -52,7 +36,7 @@ class _OneRequest(S3FileSystem):
             await super()._abort_mpu(bucket, key, mpu)
 
 
-class S3Store(Store):
+class S3Store(KeyStore):
     """Objects by the REST API; a version is an ETag."""
 
     def __init__(self) -> None:
@@ -73,7 +57,7 @@ class S3Store(Store):
             if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return Answer(b"")
             raise
-        with _as_os_errors():
+        with as_os_errors():
             async with facts["Body"] as body:
                 content: bytes = await body.read()
         if start is None and _is_md5(facts) and _md5(content) != _etag(facts):
@@ -91,24 +75,12 @@ class S3Store(Store):
 
     async def find(self, directory: str) -> list[str]:
         bucket, folder = self._bucket_and_key(directory.rstrip("/") + "/")
-        root = _root(directory, bucket)
+        root = root_of(directory, bucket)
         return [
             root + item["Key"]
             async for page in self._pages(bucket, folder)
             for item in page.get("Contents", ())
         ]
-
-    async def walk(self, directory: str, take: Take) -> None:
-        bucket, prefix = self._bucket_and_key(directory)
-        root = _root(directory, bucket)
-
-        async def page_of(start: str, end: str | None, most: int | None = None) -> Page:
-            return (await self.patience.call(lambda: self._page(bucket, prefix, start, end, most)))[0]
-
-        async def take_page(keys: list[Key]) -> None:
-            await take([ImageRef(root + key.name, key.size, key.version) for key in keys])
-
-        await list_keys(page_of, prefix, take_page)
 
     async def _page(self, bucket: str, prefix: str, start: str, end: str | None, most: int | None) -> Page:
         """A page of `key_ranges.PageOf`, whose start is inclusive and who has an end; S3 knows neither."""
@@ -133,7 +105,7 @@ class S3Store(Store):
         try:
             await self._put_file(local_path, url, "create")
         except OSError as error:
-            if _is_unknown(error):
+            if is_unknown(error):
                 await self._put_file(local_path, url, "overwrite")
             elif status_of(error) == HTTPStatus.PRECONDITION_FAILED:
                 return await self._holds(url, local_path)
@@ -142,7 +114,7 @@ class S3Store(Store):
         return True
 
     async def _put_file(self, local_path: str, url: str, mode: str) -> None:
-        with _as_os_errors():
+        with as_os_errors():
             await self._fs._put_file(local_path, url, mode=mode)
 
     async def _holds(self, url: str, local_path: str) -> bool:
@@ -155,16 +127,12 @@ class S3Store(Store):
     async def create(self, url: str) -> None:
         await self._call("put_object", url, Body=b"")
 
-    async def read_versioned(self, url: str) -> tuple[bytes, str]:
-        answer = await self.read(url)
-        return answer.content, answer.version or ""
-
     async def swap(self, url: str, content: bytes, token: str | None) -> bool:
         condition = {"IfNoneMatch": "*"} if token is None else {"IfMatch": f'"{token}"'}
         try:
             await self._call("put_object", url, Body=content, ContentType="application/json", **condition)
         except OSError as error:
-            if _is_unknown(error):
+            if is_unknown(error):
                 return await self._swap_unasked(url, content, token)
             if isinstance(error, FileNotFoundError) and token is not None:
                 return False
@@ -188,13 +156,13 @@ class S3Store(Store):
 
     async def _call(self, method: str, url: str, **parameters: object) -> dict[str, Any]:
         bucket, key = self._bucket_and_key(url)
-        with _as_os_errors():
+        with as_os_errors():
             answer: dict[str, Any] = await self._fs._call_s3(method, Bucket=bucket, Key=key, **parameters)
         return answer
 
     async def _pages(self, bucket: str, prefix: str, **parameters: object) -> AsyncIterator[dict[str, Any]]:
         while True:
-            with _as_os_errors():
+            with as_os_errors():
                 page = await self._fs._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **parameters)
             yield page
             if not page["IsTruncated"]:
@@ -205,40 +173,6 @@ class S3Store(Store):
         # A bucket may be the ARN of an access point, which has slashes.
         bucket, key = self._fs._find_bucket_key(url.split("://", 1)[1])
         return bucket, key
-
-
-@contextmanager
-def _as_os_errors() -> Iterator[None]:
-    """The errors of botocore raised as those that `patience` tells apart, as s3fs does for most answers of a store."""
-    try:
-        yield
-    except (IncompleteReadError, FlexibleChecksumError) as error:
-        raise ShortRead(str(error)) from error
-    except (HTTPClientError, NoConnectionError, ResponseParserError) as error:
-        raise OSError(str(error)) from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise PermissionError(str(error)) from error
-    except ParamValidationError as error:
-        raise FileNotFoundError(str(error)) from error
-    except OSError as error:
-        code = _code(error)
-        if code in _PASSING_CODES:
-            # Without its cause, whose status would be taken for final.
-            raise OSError(errno.EAGAIN, str(error)) from None
-        if code == "InvalidBucketName":
-            raise FileNotFoundError(str(error)) from error
-        raise
-
-
-def _code(error: OSError) -> str:
-    """S3's code for the error that s3fs made `error` of."""
-    response = getattr(error.__cause__, "response", None)
-    return str(response["Error"].get("Code")) if isinstance(response, dict) else ""
-
-
-def _is_unknown(error: OSError) -> bool:
-    """Whether the store does not know what a request asks for, such as a condition."""
-    return _code(error) == "NotImplemented" or status_of(error) == HTTPStatus.NOT_IMPLEMENTED
 
 
 def _etag(facts: dict[str, Any]) -> str:
@@ -261,10 +195,6 @@ def _md5_of_file(path: str) -> str:
         while chunk := file.read(1 << 20):
             md5.update(chunk)
     return md5.hexdigest()
-
-
-def _root(url: str, bucket: str) -> str:
-    return f"{url.split('://', 1)[0]}://{bucket}/"
 
 
 def _just_before(key: str) -> str:
