@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from pipelines import model_dir, run, settle
+from pipelines import listing, model_dir, run, settle
 from pipelines.config import RunConfig
 from pipelines.listing import list_work, unit_size
 from pipelines.record import record_run
@@ -65,7 +65,7 @@ def kind() -> str:
 def index_of(job: Job) -> Index:
     """List the inputs into the job's output."""
     config = job.config
-    size = unit_size(config.images_per_unit, run.default_unit(job.runs))
+    size = unit_size(config.images_per_unit, listing.default_unit(run.variant for run in job.runs))
     return list_work(config.inputs, config.output, USUAL_LAYOUT, size, config.limit)
 
 

@@ -168,18 +168,40 @@ def resolve_variants(config: RunConfig) -> tuple[VariantRun, ...]:
         UsageError: A variant is unknown or named twice, or the class names do not fit.
         RunError: A module cannot be had or is not what it should be.
     """
+    return tuple(_variant_run(variant, _description(variant, config), config) for variant in named(config))
+
+
+def kept_variants(config: RunConfig) -> dict[str, VariantRun | None]:
+    """The variants that a run names, as it would do them; None where the module would have to be fetched first.
+
+    Raises:
+        UsageError: A variant is unknown or named twice, or the class names do not fit.
+    """
+    descriptions = {variant: kept(variant, config.model_dir) for variant in named(config)}
+    return {
+        variant.name: None if description is None else _variant_run(variant, description, config)
+        for variant, description in descriptions.items()
+    }
+
+
+def named(config: RunConfig) -> list[Variant]:
+    """The variants that a run names; UsageError where one is unknown or named twice."""
     variants = [find(spec) for spec in config.variants]
     for variant in variants:
         if sum(other.directory == variant.directory for other in variants) > 1:
             raise UsageError(f"--variant names {variant.name} twice; name it once")
-    return tuple(_variant_run(variant, config) for variant in variants)
+    return variants
 
 
-def _variant_run(variant: Variant, config: RunConfig) -> VariantRun:
+def _description(variant: Variant, config: RunConfig) -> modules.Description:
     description = kept(variant, config.model_dir)
     if description is None:
         print(f"fetching {variant.name} from {variant.handle}", file=sys.stderr)
         description = fetch(variant, config.model_dir)
+    return description
+
+
+def _variant_run(variant: Variant, description: modules.Description, config: RunConfig) -> VariantRun:
     return VariantRun(
         variant=variant,
         module_path=module_path(variant, config.model_dir),

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from pipelines import model_dir, progress, settle
 from pipelines.config import RunConfig
-from pipelines.listing import MAX_IMAGES_PER_UNIT, MIN_IMAGES_PER_UNIT, list_work, unit_size
+from pipelines.listing import default_unit, list_work, unit_size
 from pipelines.quiet import stderr_aside
 from pipelines.record import record_run
 from pipelines.verdict import verdict
@@ -33,10 +33,6 @@ from transforms.write import StopRule, WriteUnits
 
 EXIT_COMPLETE = 0
 EXIT_TOO_MANY_FAILURES = 3
-
-UNIT_SECONDS = 300.0
-# Measured with EfficientNet-B0 and B3: 160 and 36 images a second on two cores.
-MULTIPLY_ADDS_PER_CORE_SECOND = 32e9
 
 
 def build(
@@ -76,7 +72,7 @@ def run(config: RunConfig) -> int:
         if is_here(config):
             # What goes wrong is raised where the pipeline asks for the models.
             beside.submit(load_models, runs)
-        size = unit_size(config.images_per_unit, default_unit(runs))
+        size = unit_size(config.images_per_unit, default_unit(run.variant for run in runs))
         work = list_work(
             config.inputs, config.output, Layout(config.image_column, config.keep), size, config.limit
         )
@@ -164,10 +160,3 @@ def exit_code(max_failure_ratio: float, footers: dict[str, list[Footer]]) -> int
             )
             return EXIT_TOO_MANY_FAILURES
     return EXIT_COMPLETE
-
-
-def default_unit(runs: tuple[VariantRun, ...]) -> int:
-    """Images a unit: about five minutes of work for all variants on this machine's cores, at most 4096."""
-    multiply_adds = sum(run.variant.multiply_adds_billions or 1.0 for run in runs) * 1e9
-    images = UNIT_SECONDS * devices.cores() * MULTIPLY_ADDS_PER_CORE_SECOND / multiply_adds
-    return max(MIN_IMAGES_PER_UNIT, min(MAX_IMAGES_PER_UNIT, int(images)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli
+from pipelines import cli, options
 from pipelines.config import RunConfig
 from transforms.errors import UsageError
 
@@ -16,9 +16,9 @@ RUN = ["run", "--input", "photos", "--output", "out", "--variant", "google/effic
 
 
 def config(*more: str) -> RunConfig:
-    parser = cli.build_parser()
-    known, extra = parser.parse_known_args(cli._hyphenate([*RUN, *more], parser))
-    return cli._run_config(known, extra, cli.option_names(parser, "run"))
+    parser = options.build_parser()
+    known, extra = parser.parse_known_args(options.hyphenate([*RUN, *more], parser))
+    return options.config_of(known, extra, options.option_names(parser, "run"))
 
 
 @pytest.mark.parametrize("name", ["--batch-size", "--batch_size"])
@@ -77,8 +77,8 @@ def test_incomplete_commands_are_one_line_and_exit_2(
 
 
 def test_none_of_our_options_is_beam_s() -> None:
-    ours = cli.option_names(cli.build_parser()) - {"--help", "-h"}
-    beams = {name.replace("_", "-") for name in cli.beam_parser()._option_string_actions}
+    ours = options.option_names(options.build_parser()) - {"--help", "-h"}
+    beams = {name.replace("_", "-") for name in options.beam_parser()._option_string_actions}
     assert "--runner" in beams
     assert ours & beams == set()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from pipelines import cli
+from pipelines import options
 from tests import bad
 from transforms.fetching import PASSING_ERROR, REFUSED
 from transforms.quarantine import WORKER_DIED
@@ -56,13 +56,13 @@ def test_the_sql_blocks_run(dataset: Path) -> None:
 
 
 def test_every_option_exists() -> None:
-    ours = cli.option_names(cli.build_parser())
+    ours = options.option_names(options.build_parser())
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", README))
     assert named - ours == {"--source_format", "--parquet_enable_list_inference"}
 
 
 def test_every_command_exists() -> None:
-    parser = cli.build_parser()
+    parser = options.build_parser()
     (commands,) = (action.choices for action in parser._actions if action.choices)
     named = set(re.findall(r"^pixelbeam (\w+)", README, re.MULTILINE))
     assert named

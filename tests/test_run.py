@@ -17,7 +17,8 @@ from apache_beam.metrics import MetricsFilter
 import pipelines.run
 from pipelines import listing
 from pipelines.config import RunConfig
-from pipelines.run import default_unit, exit_code, reason_of
+from pipelines.listing import default_unit
+from pipelines.run import exit_code, reason_of
 from tests import bad, dataset, photos, tiny
 from tests.records import footer, refs, unit
 from transforms import attempts, devices, index, runtime, snapshots
@@ -373,15 +374,11 @@ def test_500_images_of_which_60_are_bad_in_12_ways(
 
 
 def test_the_default_unit_follows_the_variants(tiny_run: VariantRun) -> None:
-    def sized(size: int, multiply_adds: float | None) -> tuple[VariantRun, ...]:
-        return (
-            replace(
-                tiny_run, variant=replace(tiny_run.variant, size=size, multiply_adds_billions=multiply_adds)
-            ),
-        )
+    def unit_of(multiply_adds: float) -> int:
+        return default_unit([replace(tiny_run.variant, multiply_adds_billions=multiply_adds)])
 
-    assert default_unit(sized(224, 0.001)) == 4096
-    assert 64 <= default_unit(sized(480, 1000.0)) < default_unit(sized(480, 24.6)) < 4096
+    assert unit_of(0.001) == 4096
+    assert 64 <= unit_of(1000.0) < unit_of(24.6) < 4096
 
 
 @pytest.mark.parametrize(

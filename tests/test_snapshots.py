@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -115,6 +116,36 @@ def test_an_image_that_is_gone_stays_listed_as_it_was(tmp_path: Path) -> None:
     gone = [*refs(3), ImageRef(refs(4)[3].uri, None, None)]
     assert update(tmp_path, gone)[0] == first
     assert update(tmp_path, refs(2))[0] == first
+
+
+def test_a_preview_is_what_an_update_would_do_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "UNITS_PER_PART", 1)
+    output, folder = tmp_path / "output", tmp_path / "folder"
+    folder.mkdir()
+    update(output, refs(8))
+    before = sorted(output.rglob("*"))
+    changed = [ImageRef(ref.uri, 99, "2") if number == 5 else ref for number, ref in enumerate(refs(11))][1:]
+    paths, changes = snapshots.preview(str(output), changed, UnitSize(2), lambda: pa.schema([]), str(folder))
+    assert sorted(output.rglob("*")) == before
+    assert changes == Changes(new=3, changed=1, duplicates=0, gone=1)
+    assert changes.first_gone == (refs(1)[0].uri,)
+    planned = [unit for path in paths for unit in index.units_of(path)]
+    work, updated = update(output, changed, images_per_unit=2)
+    assert updated == changes
+    facts = [(unit.number, unit.n_images, unit.members, unit.uri_hash_sum) for unit in planned]
+    assert facts == [(unit.number, unit.n_images, unit.members, unit.uri_hash_sum) for unit in work.units()]
+    assert [path.startswith(str(output)) for path in paths] == [True, False, False, False]
+
+
+def test_a_preview_of_a_first_listing(tmp_path: Path) -> None:
+    paths, changes = snapshots.preview(
+        str(tmp_path / "output"), refs(5), UnitSize(2), lambda: pa.schema([]), str(tmp_path)
+    )
+    assert changes == Changes(new=5, changed=0, duplicates=0, gone=0)
+    assert [unit.n_images for path in paths for unit in index.units_of(path)] == [2, 2, 1]
+    assert not (tmp_path / "output").exists()
 
 
 def test_an_interrupted_listing_leaves_nothing_and_is_done_again(

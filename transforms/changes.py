@@ -6,7 +6,7 @@ import heapq
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,8 @@ from transforms.records import ImageRef
 from transforms.sorting import order
 from transforms.storage import read
 
+NAMED_GONE = 5
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -28,12 +30,14 @@ class Changes:
         changed: Images that were, with another size or version, or other values to keep.
         duplicates: Images listed more than once, counted each time after the first.
         gone: Images in the index that were not listed.
+        first_gone: The uris of a few of them.
     """
 
     new: int
     changed: int
     duplicates: int
     gone: int
+    first_gone: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Comparison:
@@ -53,13 +57,14 @@ class Comparison:
         self._folder = folder
         self._changed: dict[str, ImageRef] = {}
         self._new = self._duplicates = self._gone = 0
+        self._first_gone: list[str] = []
         self.stale = {path for path in self._paths if kept_columns(path) != kept}
         """Parts to be written anew."""
 
     @property
     def changes(self) -> Changes:
         """What was found, once all new images are drawn."""
-        return Changes(self._new, len(self._changed), self._duplicates, self._gone)
+        return Changes(self._new, len(self._changed), self._duplicates, self._gone, tuple(self._first_gone))
 
     def new_images(self, listed: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """The images that the index does not hold, in order, each once.
@@ -71,7 +76,7 @@ class Comparison:
         before, path = next(known, (None, ""))
         for ref in self._each_once(listed):
             while before is not None and order(before) < order(ref):
-                self._gone += 1
+                self._count_gone(before)
                 before, path = next(known, (None, ""))
             if before is None or before.uri != ref.uri:
                 self._new += 1
@@ -81,7 +86,14 @@ class Comparison:
                 self._changed[ref.uri] = ref
                 self.stale.add(path)
             before, path = next(known, (None, ""))
-        self._gone += (before is not None) + sum(1 for _ in known)
+        while before is not None:
+            self._count_gone(before)
+            before, path = next(known, (None, ""))
+
+    def _count_gone(self, ref: ImageRef) -> None:
+        self._gone += 1
+        if len(self._first_gone) < NAMED_GONE:
+            self._first_gone.append(ref.uri)
 
     def _each_once(self, listed: Iterable[ImageRef]) -> Iterator[ImageRef]:
         for _, equal in itertools.groupby(listed, key=order):

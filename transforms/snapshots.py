@@ -79,6 +79,37 @@ def update(
                 return index, compared.changes
 
 
+def preview(
+    output: str,
+    images: Iterable[ImageRef],
+    unit_size: UnitSize,
+    kept_columns: Callable[[], pa.Schema],
+    folder: str,
+) -> tuple[list[str], Changes]:
+    """What `update` would do, which is left undone.
+
+    Args:
+        output: The output directory.
+        images: As listed.
+        unit_size: Size of new units.
+        kept_columns: The columns that images carry along.
+        folder: On the local disk, for the parts that would be written.
+
+    Returns:
+        Paths of the parts that would be current, and what the listing would change.
+    """
+    listed = sort_images(images, folder)
+    current, _ = read_current(index_directory(output))
+    compared = Comparison(current, kept_columns(), folder)
+    index = _next_snapshot(index_directory(folder), current, listed, unit_size, compared)
+    stay = set(current.parts) if current else set()
+    owners = [current if current and part in stay else index for part in index.parts]
+    paths = [
+        os.path.join(owner.directory, part.path) for owner, part in zip(owners, index.parts, strict=True)
+    ]
+    return paths, compared.changes
+
+
 def _next_snapshot(
     directory: str, current: Index | None, listed: SortedImages, unit_size: UnitSize, compared: Comparison
 ) -> Index:
