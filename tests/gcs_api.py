@@ -79,6 +79,7 @@ class Api:
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.rewrite_bytes = 1 << 40
+        self.keys_a_page = MAX_RESULTS
         self.store = Store()
         self.uploads = Uploads()
 
@@ -155,7 +156,7 @@ class Api:
             raise ApiError(400, "this server does not know matchGlob")
         token = query.get("pageToken", "")
         start = from_page_token(token) if token else query.get("startOffset", "")
-        limit = min(int(query.get("maxResults") or MAX_RESULTS), MAX_RESULTS)
+        limit = min(int(query.get("maxResults") or MAX_RESULTS), self.keys_a_page)
         prefix, delimiter, end = (query.get(key, "") for key in ("prefix", "delimiter", "endOffset"))
         page = self.store.bucket(bucket).page(prefix, delimiter, start, end, limit)
         text = list_text(page, field_mask(query.get("fields", "")), self.origin)

@@ -42,6 +42,7 @@ class Settings:
         deny: Kinds of requests that are answered with 403, or ("all",).
         outage: Whether everything is answered with 503.
         rewrite_bytes: As much is copied by one rewriteTo; the client asks again for the rest.
+        keys_a_page: No more are in a page of a listing, however many are asked for.
     """
 
     faults: Faults = field(default_factory=Faults)
@@ -50,6 +51,7 @@ class Settings:
     deny: tuple[str, ...] = ()
     outage: bool = False
     rewrite_bytes: int = 1 << 40
+    keys_a_page: int = 1000
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ class Service:
             self._schedule = Schedule(changes["faults"])
         self._settings = replace(self._settings, **changes)
         self._api.rewrite_bytes = self._settings.rewrite_bytes
+        self._api.keys_a_page = self._settings.keys_a_page
 
     def control_create_bucket(self, bucket: str) -> None:
         """Make an empty bucket where there is none."""

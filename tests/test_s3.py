@@ -6,18 +6,16 @@ import asyncio
 import gzip
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests import dataset, s3_server
+from tests import dataset
 from tests.s3_server import Fault, S3Server
 from transforms import fetching, remote, storage, stores
-from transforms.errors import BadImage, RunError, UsageError
+from transforms.errors import RunError, UsageError
 from transforms.listing import Found, list_images
 from transforms.records import ImageRef
 from transforms.s3 import _just_before
@@ -25,76 +23,6 @@ from transforms.s3 import _just_before
 MAX_BYTES = 1_000_000
 KMS = {"encryption": "aws:kms"}
 LAST = "\U0010ffff"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server.serve() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(stores, "_stores", {})
-        yield server
-
-
-@pytest.fixture
-def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server with empty buckets `photos` and `results`; nothing is waited for long."""
-    server.reset("photos", "results")
-    monkeypatch.setattr("transforms.patience.LONGEST_WAIT_SECONDS", 0.05)
-    return server
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Callable[[bytes], str]:
-    """Writes a local file, and gives its path."""
-
-    def write(content: bytes) -> str:
-        path = tmp_path / str(len(list(tmp_path.iterdir())))
-        path.write_bytes(content)
-        return str(path)
-
-    return write
-
-
-def reason(ref: ImageRef) -> str:
-    content = fetching.fetch(ref, MAX_BYTES).content
-    assert isinstance(content, BadImage)
-    return content.error
-
-
-def test_an_image_takes_one_request_and_has_its_etag_as_version(s3: S3Server) -> None:
-    s3.put("photos", "a b#%?+é.jpg", b"content")
-    ref = storage.reference("s3://photos/a b#%?+é.jpg")
-    assert (ref.size, ref.version) == (7, "9a0364b9e99bb480dd25e1f0284c8555")
-    s3.requests.clear()
-    fetched = fetching.fetch(ref, MAX_BYTES)
-    assert (fetched.content, fetched.attempts) == (b"content", 1)
-    assert s3.requests == ["GET /photos/a b#%?+é.jpg"]
-
-
-def test_what_happened_since_listing_is_told(s3: S3Server) -> None:
-    for name in ("gone.jpg", "changed.jpg"):
-        s3.put("photos", name, b"content")
-    gone, changed = storage.references(["s3://photos/gone.jpg", "s3://photos/changed.jpg"])
-    s3.delete("photos", "gone.jpg")
-    s3.put("photos", "changed.jpg", b"CONTENT")
-    assert reason(gone) == "not_found"
-    assert reason(changed) == "changed"
-    assert reason(storage.reference("s3://photos/never.jpg")) == "not_found"
-    assert reason(storage.reference("s3://nowhere/never.jpg")) == "not_found"
-    assert reason(storage.reference("s3://No Bucket/never.jpg")) == "not_found"
-
-
-def test_too_large_an_image_is_not_read(s3: S3Server) -> None:
-    s3.put("photos", "large.jpg", b"x" * (MAX_BYTES + 1))
-    listed, unlisted = (
-        storage.reference("s3://photos/large.jpg"),
-        ImageRef("s3://photos/large.jpg", None, None),
-    )
-    s3.requests.clear()
-    assert reason(listed) == "too_many_bytes"
-    assert s3.requests == []
-    assert reason(unlisted) == "too_many_bytes"
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "Whatever"])
@@ -180,29 +108,6 @@ def test_what_is_stored_packed_stays_packed(s3: S3Server) -> None:
     assert fetching.fetch(storage.reference("s3://photos/a.jpg"), MAX_BYTES).content == packed
 
 
-def test_many_images_come_in_order_and_many_at_once(s3: S3Server) -> None:
-    for number in range(300):
-        s3.put("photos", f"{number:03d}.jpg", str(number).encode())
-    refs = sorted(list_images(["s3://photos"], Found()), key=lambda ref: ref.uri)
-    s3.latency_seconds = 0.05
-    fetched = list(fetching.fetch_many(refs, MAX_BYTES))
-    assert [each.content for each in fetched] == [str(number).encode() for number in range(300)]
-    assert 32 < s3.peak_in_flight <= 64
-
-
-def test_a_file_is_read_in_ranges(s3: S3Server) -> None:
-    table = pa.table({"uri": [f"s3://photos/{number}.jpg" for number in range(1000)]})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    content = sink.getvalue().to_pybytes()
-    s3.put("photos", "manifest.parquet", content)
-    with storage.open_file("s3://photos/manifest.parquet") as file:
-        assert pq.read_table(file).equals(table)
-    assert storage.read_tail("s3://photos/manifest.parquet", 8) == content[-8:]
-    assert storage.read_tail("s3://photos/manifest.parquet", 1 << 20) == content
-    assert storage.read("s3://photos/manifest.parquet") == content
-
-
 def test_an_empty_file_is_read_whatever_the_range(s3: S3Server) -> None:
     s3.put("photos", "empty", b"")
     assert storage.read_tail("s3://photos/empty", 8) == b""
@@ -263,67 +168,12 @@ def test_a_page_that_is_not_the_last_holds_two_keys_within_its_bounds(
     assert page("a4", None, None) == (["a4"], False)
 
 
-def test_what_cannot_be_listed_is_said_in_one_line(s3: S3Server) -> None:
-    with pytest.raises(UsageError, match=r"^there is no s3://nowhere/in/; check --input$"):
-        list(list_images(["s3://nowhere/in"], Found()))
-    with pytest.raises(UsageError, match=r"no images in 's3://photos'"):
-        list(list_images(["s3://photos"], Found()))
-
-
-def test_a_folder_a_glob_and_a_file_name_images(s3: S3Server) -> None:
-    for name in ("in/a.jpg", "in/b/c.JPG", "in/d.txt", "in/.e.jpg", "in.jpg"):
-        s3.put("photos", name, b"content")
-    s3.put("photos", "in.txt", b"s3://photos/in/a.jpg\nin.jpg\n")
-
-    def listed(pattern: str) -> list[str]:
-        return sorted(ref.uri.removeprefix("s3://photos/") for ref in list_images([pattern], Found()))
-
-    assert listed("s3://photos/in") == ["in/a.jpg", "in/b/c.JPG"]
-    assert listed("s3://photos/**/*.[jJ][pP][gG]") == ["in.jpg", "in/a.jpg", "in/b/c.JPG"]
-    assert listed("s3://photos/in.jpg") == ["in.jpg"]
-    assert listed("s3://photos/in.txt") == ["in.jpg", "in/a.jpg"]
-
-
-def test_commit_appears_once(s3: S3Server, local: Callable[[bytes], str]) -> None:
-    first, second = local(b"first"), local(b"other")
-    assert storage.commit(first, "s3://results/out/part.parquet")
-    assert not storage.commit(second, "s3://results/out/part.parquet")
-    assert storage.commit(first, "s3://results/out/part.parquet")
-    assert s3.get("results", "out/part.parquet") == b"first"
-    with pytest.raises(RunError, match="there is no such bucket"):
-        storage.commit(first, "s3://nowhere/part.parquet")
-
-
 def test_where_there_is_no_md5_a_commit_is_known_by_its_size(
     s3: S3Server, local: Callable[[bytes], str]
 ) -> None:
     s3.put("results", "part.parquet", b"first", **KMS)
     assert storage.commit(local(b"other"), "s3://results/part.parquet")
     assert not storage.commit(local(b"longer"), "s3://results/part.parquet")
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda *_, **__: 5 << 20)
-
-
-@pytest.mark.parametrize("n_bytes", [10, 12 << 20])
-def test_a_commit_whose_answer_was_lost_is_found(
-    s3: S3Server, local: Callable[[bytes], str], small_parts: None, n_bytes: int
-) -> None:
-    content = bytes(n_bytes)
-    s3.faults = [
-        Fault(
-            "POST" if n_bytes > 10 << 20 else "PUT",
-            header="If-None-Match",
-            status=500,
-            code="InternalError",
-            carried_out=True,
-        )
-    ]
-    assert storage.commit(local(content), "s3://results/part.parquet")
-    assert s3.faults[0].times == 0
-    assert s3.get("results", "part.parquet") == content
 
 
 @pytest.mark.parametrize("status", [501, 400])
@@ -355,22 +205,6 @@ def test_writers_in_conflict_ask_again(s3: S3Server, local: Callable[[bytes], st
     assert storage.commit(local(b"content"), "s3://results/part.parquet")
 
 
-def test_swap_replaces_only_what_was_read(s3: S3Server) -> None:
-    url = "s3://results/CURRENT"
-    assert storage.read_versioned(url) == (None, None)
-    assert storage.swap(url, b"1", None)
-    assert not storage.swap(url, b"2", None)
-    content, token = storage.read_versioned(url)
-    assert content == b"1"
-    assert storage.swap(url, b"2", token)
-    assert not storage.swap(url, b"3", token)
-    assert s3.get("results", "CURRENT") == b"2"
-    s3.delete("results", "CURRENT")
-    assert not storage.swap(url, b"3", token)
-    with pytest.raises(RunError, match="there is no such bucket"):
-        storage.swap("s3://nowhere/CURRENT", b"1", None)
-
-
 @pytest.mark.parametrize("options", [{}, KMS])
 def test_a_swap_whose_answer_was_lost_is_found(s3: S3Server, options: dict[str, str]) -> None:
     s3.put("results", "CURRENT", b"1", **options)
@@ -378,34 +212,6 @@ def test_a_swap_whose_answer_was_lost_is_found(s3: S3Server, options: dict[str, 
     s3.faults = [Fault("PUT", status=500, code="InternalError", carried_out=True)]
     assert storage.swap("s3://results/CURRENT", b"2", token)
     assert not storage.swap("s3://results/CURRENT", b"3", token)
-
-
-def test_names_files_and_deletions(s3: S3Server) -> None:
-    for name in ("out/a.json", "out/ab/c", "out/b", "out2/a"):
-        s3.put("results", name, b"content")
-    storage.create("s3://results/out/new")
-    assert storage.exists("s3://results/out/new")
-    assert not storage.exists("s3://results/out")
-    assert not storage.exists("s3://results")
-    assert storage.list_names("s3://results/out") == ["a.json", "ab", "b", "new"]
-    assert storage.list_names("s3://results/out/", "a") == ["a.json", "ab"]
-    assert storage.list_names("s3://results") == ["out", "out2"]
-    assert storage.list_names("s3://nowhere/out") == []
-    storage.delete("s3://results/out/b")
-    storage.delete("s3://results/out/b")
-    storage.delete_directory("s3a://results/out")
-    storage.delete_directory("s3a://nowhere/out")
-    assert s3.names("results") == ["out2/a"]
-
-
-def test_many_names_and_files_are_given_whole(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"{number:02d}" for number in range(30)]
-    for name in names:
-        s3.put("results", f"out/{name}", b"")
-    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "7")
-    assert storage.list_names("s3://results/out") == names
-    storage.delete_directory("s3://results/out")
-    assert s3.names("results") == []
 
 
 def test_what_s3_needs_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

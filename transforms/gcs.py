@@ -94,7 +94,8 @@ class GcsStore(KeyStore):
     async def _page(self, bucket: str, prefix: str, start: str, end: str | None, most: int | None) -> Page:
         items: list[dict[str, str]] = []
         token = None
-        while not items:
+        # A page may be shorter than was asked for, even empty.
+        while len(items) < (most or 2):
             page = await self._fs._call(
                 "GET",
                 "b/{}/o",
@@ -107,7 +108,7 @@ class GcsStore(KeyStore):
                 fields=f"items({_FACTS}),nextPageToken",
                 pageToken=token,
             )
-            items = page.get("items", [])
+            items += page.get("items", ())
             token = page.get("nextPageToken")
             if token is None:
                 break
