@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,9 @@ from tests.gcs_server import GcsServer
 from transforms import stores
 from transforms.fingerprints import VariantRun
 from transforms.variants import find
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +77,39 @@ def gcs(gcs_process: GcsServer) -> GcsServer:
         gcs_process.create_bucket(bucket)
     stores._stores.clear()
     return gcs_process
+
+
+@pytest.fixture(scope="module")
+def s3_thread() -> Iterator[S3Server]:
+    """A server of S3, to which this process's clients are led while the tests of one file run."""
+    # Flask and moto take half a second to import.
+    from tests import s3_server
+
+    with s3_server.serve() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        patch.setattr(stores, "_stores", {})
+        yield server
+
+
+@pytest.fixture
+def s3(s3_thread: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server with empty buckets `photos` and `results`; nothing is waited for long."""
+    s3_thread.reset("photos", "results")
+    monkeypatch.setattr("transforms.patience.LONGEST_WAIT_SECONDS", 0.05)
+    return s3_thread
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Callable[[bytes], str]:
+    """Writes a local file, and gives its path."""
+
+    def write(content: bytes) -> str:
+        path = tmp_path / str(len(list(tmp_path.iterdir())))
+        path.write_bytes(content)
+        return str(path)
+
+    return write
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Google Cloud Storage as `storage` and `fetching` see it: a real client against a server of the protocol."""
+"""What Cloud Storage alone does, and how much at once: a real client against a server of the protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S3 as `storage`, `fetching` and a whole run see it: a real client against moto's server."""
+"""What S3 alone does, and a whole run there: a real client against moto's server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def test_a_refusal_is_asked_about_once(s3: S3Server, code: str) -> None:
 def test_no_credentials_are_a_refusal(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setitem(stores._stores, "s3", stores._open_store("s3"))
-    assert reason(ImageRef("s3://photos/a.jpg", None, None)) == "permission_denied"
+    fetched = fetching.fetch(ImageRef("s3://photos/a.jpg", None, None), MAX_BYTES)
+    assert fetched.content.error == "permission_denied"
 
 
 def corrupted(content: bytes) -> bytes:
@@ -205,9 +206,15 @@ def test_writers_in_conflict_ask_again(s3: S3Server, local: Callable[[bytes], st
     assert storage.commit(local(b"content"), "s3://results/part.parquet")
 
 
-@pytest.mark.parametrize("options", [{}, KMS])
-def test_a_swap_whose_answer_was_lost_is_found(s3: S3Server, options: dict[str, str]) -> None:
-    s3.put("results", "CURRENT", b"1", **options)
+def test_what_was_removed_is_not_replaced(s3: S3Server) -> None:
+    s3.put("results", "CURRENT", b"1")
+    token = storage.read_versioned("s3://results/CURRENT")[1]
+    s3.delete("results", "CURRENT")
+    assert not storage.swap("s3://results/CURRENT", b"2", token)
+
+
+def test_a_swap_whose_answer_was_lost_is_found_without_an_md5(s3: S3Server) -> None:
+    s3.put("results", "CURRENT", b"1", **KMS)
     token = storage.read_versioned("s3://results/CURRENT")[1]
     s3.faults = [Fault("PUT", status=500, code="InternalError", carried_out=True)]
     assert storage.swap("s3://results/CURRENT", b"2", token)
