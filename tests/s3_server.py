@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import S3Backend, s3_backends
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
+
+from tests.gcs_server import Counts
 
 ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{0}</Code><Message>{0}</Message></Error>'
 
@@ -61,13 +64,12 @@ class Fault:
 
 
 class S3Server:
-    """The server that runs at `url`.
+    """The server that runs at `url`, with the controls of `GcsServer`.
 
     Attributes:
         requests: Method and path of each, in the order they came.
         faults: Of which the first that concerns a request happens to it.
         latency_seconds: Waited before every answer.
-        peak_in_flight: The most requests that were under way at one time.
     """
 
     def __init__(self) -> None:
@@ -75,8 +77,9 @@ class S3Server:
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.latency_seconds = 0.0
-        self.peak_in_flight = 0
+        self._faults_met: Counter[str] = Counter()
         self._in_flight = 0
+        self._peak_in_flight = 0
         self._lock = threading.Lock()
         self._app = DomainDispatcherApplication(create_backend_app)
 
@@ -91,9 +94,9 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def put(self, bucket: str, name: str, content: bytes, **options: Any) -> None:
-        """Store an object."""
-        _backend().put_object(bucket, name, content, **options)
+    def put(self, bucket: str, name: str, content: bytes, **options: Any) -> str:
+        """Store an object; returns its ETag."""
+        return _backend().put_object(bucket, name, content, **options).etag.strip('"')
 
     def get(self, bucket: str, name: str) -> bytes:
         """An object's content."""
@@ -103,7 +106,7 @@ class S3Server:
         """Forget an object."""
         _backend().delete_object(bucket, name)
 
-    def names(self, bucket: str) -> list[str]:
+    def objects(self, bucket: str) -> list[str]:
         """Names in a bucket, sorted."""
         return sorted(_backend().get_bucket(bucket).keys)
 
@@ -112,18 +115,38 @@ class S3Server:
         _backend().reset()
         for bucket in buckets:
             _backend().create_bucket(bucket, "us-east-1")
-        self.faults, self.latency_seconds = [], 0.0
-        self.requests, self.peak_in_flight = [], 0
+        self.set(faults=[], latency_seconds=0.0)
+        self.reset_counts()
+
+    def set(self, **changes: Any) -> None:
+        """Change `faults` or `latency_seconds`, at once."""
+        vars(self).update(changes)
+
+    @property
+    def counts(self) -> Counts:
+        """What was asked so far: requests by method, faults by code."""
+        paths = (request.removeprefix("GET /") for request in self.requests if request.startswith("GET /"))
+        return Counts(
+            requests=Counter(request.split(" ")[0] for request in self.requests),
+            downloads=Counter(path for path in paths if path.partition("/")[2]),
+            faults=self._faults_met,
+            peak_in_flight=self._peak_in_flight,
+        )
+
+    def reset_counts(self) -> None:
+        """Count from zero."""
+        self.requests, self._faults_met, self._peak_in_flight = [], Counter(), 0
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = Request(environ)
         with self._lock:
             self.requests.append(f"{request.method} {request.path}")
             self._in_flight += 1
-            self.peak_in_flight = max(self.peak_in_flight, self._in_flight)
+            self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
             fault = next((fault for fault in self.faults if fault.concerns(request)), None)
             if fault:
                 fault.times -= 1
+                self._faults_met[fault.code] += 1
         time.sleep(self.latency_seconds)
         try:
             answering = fault.answer(self._app, environ) if fault else self._app

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,134 +21,74 @@ from transforms.listing import Found, list_images
 from transforms.records import ImageRef
 
 MAX_BYTES = 1_000_000
+KEYS_A_PAGE = 50
 FOR_EVER = 1_000_000
 
 
-class Gcs:
-    """A bucket of Cloud Storage, and what happens there."""
+@dataclass(frozen=True)
+class ObjectStore:
+    """A store with an empty bucket `data`, and what its server is `set` to so that something happens.
 
-    url = "gs://data"
-    other_url = "gcs://data"
-    nowhere = "gs://nowhere"
-    some_pages = 2500
+    Attributes:
+        server: Its server.
+        scheme: Of its URLs.
+        other_scheme: Which means the same.
+        lost_answer: The next write is carried out, but not answered.
+        refusal: Nothing is permitted.
+        outage: Nothing works.
+        recovery: All works again.
+    """
 
-    def __init__(self, server: GcsServer) -> None:
-        self.server = server
-        server.create_bucket("data")
+    server: GcsServer | S3Server
+    scheme: str
+    other_scheme: str
+    lost_answer: dict[str, object]
+    refusal: dict[str, object]
+    outage: dict[str, object]
+    recovery: dict[str, object]
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://data"
+
+    @property
+    def nowhere(self) -> str:
+        return f"{self.scheme}://nowhere"
 
     def put(self, name: str, content: bytes) -> str:
-        """Store an object; its version."""
         return str(self.server.put("data", name, content))
-
-    def get(self, name: str) -> bytes:
-        return self.server.get("data", name)
-
-    def delete(self, name: str) -> None:
-        self.server.delete("data", name)
-
-    def names(self) -> list[str]:
-        return self.server.objects("data")
-
-    def forget_requests(self) -> None:
-        self.server.reset_counts()
 
     def n_requests(self) -> int:
         return sum(self.server.counts.requests.values())
 
-    def downloads(self) -> Counter[str]:
-        """How often each object was asked for."""
-        return Counter({name.removeprefix("data/"): n for name, n in self.server.counts.downloads.items()})
 
-    def peak_in_flight(self) -> int:
-        return self.server.counts.peak_in_flight
-
-    def delay(self, seconds: float) -> None:
-        self.server.set(latency_seconds=seconds)
-
-    def lose_an_answer(self) -> None:
-        """The next write is carried out, but its answer does not come."""
-        self.server.set(faults=Faults(lost_answer=1.0, max_consecutive=1))
-
-    def has_lost_an_answer(self) -> bool:
-        return self.server.counts.faults["lost_answer"] >= 1
-
-    def refuse(self) -> None:
-        self.server.set(deny=("all",))
-
-    def be_out(self, out: bool) -> None:
-        self.server.set(outage=out)
+def cloud_storage(server: GcsServer) -> ObjectStore:
+    server.create_bucket("data")
+    server.set(keys_a_page=KEYS_A_PAGE)
+    lost_answer = {"faults": Faults(lost_answer=1.0, max_consecutive=1)}
+    refusal, outage, recovery = {"deny": ("all",)}, {"outage": True}, {"outage": False}
+    return ObjectStore(server, "gs", "gcs", lost_answer, refusal, outage, recovery)
 
 
-class S3:
-    """A bucket of S3 likewise."""
-
-    url = "s3://data"
-    other_url = "s3a://data"
-    nowhere = "s3://nowhere"
-    some_pages = 120
-
-    def __init__(self, server: S3Server) -> None:
-        self.server = server
-        server.reset("data")
-
-    def put(self, name: str, content: bytes) -> str:
-        self.server.put("data", name, content)
-        return hashlib.md5(content).hexdigest()
-
-    def get(self, name: str) -> bytes:
-        return self.server.get("data", name)
-
-    def delete(self, name: str) -> None:
-        self.server.delete("data", name)
-
-    def names(self) -> list[str]:
-        return self.server.names("data")
-
-    def forget_requests(self) -> None:
-        self.server.requests.clear()
-
-    def n_requests(self) -> int:
-        return len(self.server.requests)
-
-    def downloads(self) -> Counter[str]:
-        of_objects = "GET /data/"
-        return Counter(
-            request.removeprefix(of_objects)
-            for request in self.server.requests
-            if request.startswith(of_objects)
-        )
-
-    def peak_in_flight(self) -> int:
-        return self.server.peak_in_flight
-
-    def delay(self, seconds: float) -> None:
-        self.server.latency_seconds = seconds
-
-    def lose_an_answer(self) -> None:
-        self.server.faults = [
-            Fault(header=header, status=500, code="InternalError", carried_out=True)
-            for header in ("If-Match", "If-None-Match")
-        ]
-
-    def has_lost_an_answer(self) -> bool:
-        return any(fault.times == 0 for fault in self.server.faults)
-
-    def refuse(self) -> None:
-        self.server.faults = [Fault(times=FOR_EVER, status=403, code="AccessDenied")]
-
-    def be_out(self, out: bool) -> None:
-        self.server.faults = [Fault(times=FOR_EVER, status=503, code="ServiceUnavailable")] if out else []
+def amazon_s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    server.reset("data")
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(KEYS_A_PAGE))
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda *_, **__: 5 << 20)
+    lost_answer = [
+        Fault(header=header, status=500, code="InternalError", carried_out=True)
+        for header in ("If-Match", "If-None-Match")
+    ]
+    refusal = [Fault(times=FOR_EVER, status=403, code="AccessDenied")]
+    outage = [Fault(times=FOR_EVER, status=503, code="ServiceUnavailable")]
+    settings = ({"faults": faults} for faults in (lost_answer, refusal, outage, []))
+    return ObjectStore(server, "s3", "s3a", *settings)
 
 
 @pytest.fixture(params=["gcs", "s3"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gcs | S3:
-    """An empty bucket; nothing is waited for long, and large uploads are in parts."""
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     monkeypatch.setattr("transforms.patience.LONGEST_WAIT_SECONDS", 0.05)
-    if request.param == "gcs":
-        return Gcs(request.getfixturevalue("gcs"))
-    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "50")
-    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda *_, **__: 5 << 20)
-    return S3(request.getfixturevalue("s3"))
+    server = request.getfixturevalue(request.param)
+    return cloud_storage(server) if request.param == "gcs" else amazon_s3(server, monkeypatch)
 
 
 def reason(ref: ImageRef) -> str:
@@ -157,22 +96,22 @@ def reason(ref: ImageRef) -> str:
     return fetching.fetch(ref, MAX_BYTES).content.error
 
 
-def test_an_image_takes_one_request_and_has_a_version(store: Gcs | S3) -> None:
+def test_an_image_takes_one_request_and_has_a_version(store: ObjectStore) -> None:
     name = "a b#%?+::é.jpg"
     version = store.put(name, b"content")
     ref = storage.reference(f"{store.url}/{name}")
     assert (ref.size, ref.version) == (7, version)
-    store.forget_requests()
+    store.server.reset_counts()
     fetched = fetching.fetch(ref, MAX_BYTES)
     assert (fetched.content, fetched.attempts) == (b"content", 1)
-    assert (store.n_requests(), store.downloads()) == (1, {name: 1})
+    assert (store.n_requests(), store.server.counts.downloads) == (1, {f"data/{name}": 1})
 
 
-def test_what_happened_since_listing_is_told(store: Gcs | S3) -> None:
+def test_what_happened_since_listing_is_told(store: ObjectStore) -> None:
     for name in ("gone.jpg", "changed.jpg"):
         store.put(name, b"content")
     gone, changed = storage.references([f"{store.url}/gone.jpg", f"{store.url}/changed.jpg"])
-    store.delete("gone.jpg")
+    store.server.delete("data", "gone.jpg")
     store.put("changed.jpg", b"CONTENT")
     assert reason(gone) == "not_found"
     assert reason(changed) == "changed"
@@ -180,23 +119,23 @@ def test_what_happened_since_listing_is_told(store: Gcs | S3) -> None:
         assert reason(storage.reference(f"{bucket}/never.jpg")) == "not_found"
 
 
-def test_too_large_an_image_is_not_read(store: Gcs | S3) -> None:
+def test_too_large_an_image_is_not_read(store: ObjectStore) -> None:
     store.put("large.jpg", b"x" * (MAX_BYTES + 1))
     url = f"{store.url}/large.jpg"
     listed, unlisted = storage.reference(url), ImageRef(url, None, None)
-    store.forget_requests()
+    store.server.reset_counts()
     assert reason(listed) == "too_many_bytes"
     assert store.n_requests() == 0
     assert reason(unlisted) == "too_many_bytes"
 
 
-def test_many_images_are_on_their_way_at_once_in_order_and_within_the_window(store: Gcs | S3) -> None:
+def test_many_images_are_on_their_way_at_once_in_order_and_within_the_window(store: ObjectStore) -> None:
     contents = {f"{number:04d}.jpg": str(number).encode() * 100 for number in range(400)}
     for name, content in contents.items():
         store.put(name, content)
     refs = sorted(list_images([store.url], Found()), key=lambda ref: ref.uri)
-    store.delay(0.05)
-    store.forget_requests()
+    store.server.set(latency_seconds=0.05)
+    store.server.reset_counts()
     drawn = []
     images = fetching.fetch_many((drawn.append(ref) or ref for ref in refs), MAX_BYTES)
     first = next(images)
@@ -204,11 +143,12 @@ def test_many_images_are_on_their_way_at_once_in_order_and_within_the_window(sto
     fetched = [first, *images]
     assert [each.ref for each in fetched] == refs
     assert [each.content for each in fetched] == list(contents.values())
-    assert (store.n_requests(), store.downloads()) == (400, dict.fromkeys(contents, 1))
-    assert 32 < store.peak_in_flight() <= 64
+    assert store.n_requests() == 400
+    assert store.server.counts.downloads == {f"data/{name}": 1 for name in contents}
+    assert 32 < store.server.counts.peak_in_flight <= 64
 
 
-def test_a_folder_a_glob_and_a_file_name_images(store: Gcs | S3) -> None:
+def test_a_folder_a_glob_and_a_file_name_images(store: ObjectStore) -> None:
     for name in ("in/a.jpg", "in/b/c.JPG", "in/d.txt", "in/.e.jpg", "in.jpg"):
         store.put(name, b"content")
     store.put("in.txt", f"{store.url}/in/a.jpg\nin.jpg\n".encode())
@@ -224,17 +164,17 @@ def test_a_folder_a_glob_and_a_file_name_images(store: Gcs | S3) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [1000, 100_000])
-def test_a_file_is_read_in_ranges(store: Gcs | S3, tmp_path: Path, n_rows: int) -> None:
+def test_a_file_is_read_in_ranges(store: ObjectStore, tmp_path: Path, n_rows: int) -> None:
     table = pa.table({"number": list(range(n_rows))})
     pq.write_table(table, tmp_path / "local", row_group_size=n_rows // 10)
     content = (tmp_path / "local").read_bytes()
     store.put("part.parquet", content)
     url = f"{store.url}/part.parquet"
-    store.forget_requests()
+    store.server.reset_counts()
     with storage.open_file(url) as file:
         rows = pq.ParquetFile(file).read_row_group(3)
         assert rows.equals(table.slice(3 * n_rows // 10, n_rows // 10))
-        assert store.downloads().total() <= 3
+        assert sum(store.server.counts.downloads.values()) <= 3
         assert pq.read_table(file).equals(table)
     assert storage.read_tail(url, 100) == content[-100:]
     assert storage.read_tail(url, 2 * len(content)) == content
@@ -243,29 +183,29 @@ def test_a_file_is_read_in_ranges(store: Gcs | S3, tmp_path: Path, n_rows: int) 
         storage.read(f"{store.url}/none")
 
 
-def test_a_commit_is_one_upload_and_the_first_wins(store: Gcs | S3, local: Callable[[bytes], str]) -> None:
+def test_a_commit_is_one_upload_and_the_first_wins(store: ObjectStore, local: Callable[[bytes], str]) -> None:
     first, second = local(b"first"), local(b"other")
     url = f"{store.url}/a/part.parquet"
-    store.forget_requests()
+    store.server.reset_counts()
     assert storage.commit(first, url)
     assert store.n_requests() == 1
     assert not storage.commit(second, url)
     assert storage.commit(first, url)
-    assert store.get("a/part.parquet") == b"first"
+    assert store.server.get("data", "a/part.parquet") == b"first"
 
 
 @pytest.mark.parametrize("n_bytes", [1000, 12 << 20])
 def test_a_commit_whose_answer_was_lost_is_a_success(
-    store: Gcs | S3, local: Callable[[bytes], str], n_bytes: int
+    store: ObjectStore, local: Callable[[bytes], str], n_bytes: int
 ) -> None:
     content = os.urandom(n_bytes)
-    store.lose_an_answer()
+    store.server.set(**store.lost_answer)
     assert storage.commit(local(content), f"{store.url}/part.parquet")
-    assert store.has_lost_an_answer()
-    assert store.get("part.parquet") == content
+    assert store.server.counts.faults
+    assert store.server.get("data", "part.parquet") == content
 
 
-def test_swap_replaces_only_what_was_read(store: Gcs | S3) -> None:
+def test_swap_replaces_only_what_was_read(store: ObjectStore) -> None:
     url = f"{store.url}/dir/CURRENT.json"
     assert storage.read_versioned(url) == (None, None)
     assert storage.swap(url, b"one", None)
@@ -274,22 +214,22 @@ def test_swap_replaces_only_what_was_read(store: Gcs | S3) -> None:
     assert content == b"one"
     assert storage.swap(url, b"two", token)
     assert not storage.swap(url, b"three", token)
-    assert storage.read_versioned(url)[0] == store.get("dir/CURRENT.json") == b"two"
+    assert storage.read_versioned(url)[0] == store.server.get("data", "dir/CURRENT.json") == b"two"
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-def test_a_swap_whose_answer_was_lost_is_a_success(store: Gcs | S3, is_first: bool) -> None:
+def test_a_swap_whose_answer_was_lost_is_a_success(store: ObjectStore, is_first: bool) -> None:
     url = f"{store.url}/CURRENT.json"
     if not is_first:
         store.put("CURRENT.json", b"one")
     token = storage.read_versioned(url)[1]
-    store.lose_an_answer()
+    store.server.set(**store.lost_answer)
     assert storage.swap(url, b"two", token)
-    assert store.has_lost_an_answer()
+    assert store.server.counts.faults
     assert not storage.swap(url, b"three", token)
 
 
-def test_names_files_and_folders_are_found_made_and_removed(store: Gcs | S3) -> None:
+def test_names_files_and_folders_are_found_made_and_removed(store: ObjectStore) -> None:
     for name in ("out/a.json", "out/ab/c", "out/b", "out2/a"):
         for _ in range(2):
             storage.create(f"{store.url}/{name}")
@@ -305,22 +245,22 @@ def test_names_files_and_folders_are_found_made_and_removed(store: Gcs | S3) -> 
     assert storage.list_names(f"{store.nowhere}/out") == []
     for _ in range(2):
         storage.delete(f"{folder}/b")
-        assert store.names() == ["out/a.json", "out/ab/c", "out2/a"]
-    for directory in (f"{store.other_url}/out", folder, f"{store.nowhere}/out"):
+        assert store.server.objects("data") == ["out/a.json", "out/ab/c", "out2/a"]
+    for directory in (f"{store.other_scheme}://data/out", folder, f"{store.nowhere}/out"):
         storage.delete_directory(directory)
-        assert store.names() == ["out2/a"]
+        assert store.server.objects("data") == ["out2/a"]
 
 
-def test_a_folder_of_some_pages_is_listed_and_removed_whole(store: Gcs | S3) -> None:
-    names = [f"{number:05d}" for number in range(store.some_pages)]
+def test_a_folder_of_some_pages_is_listed_and_removed_whole(store: ObjectStore) -> None:
+    names = [f"{number:05d}" for number in range(2 * KEYS_A_PAGE + 20)]
     for name in names:
         store.put(f"out/{name}", b"")
     assert storage.list_names(f"{store.url}/out") == names
     storage.delete_directory(f"{store.url}/out")
-    assert store.names() == []
+    assert store.server.objects("data") == []
 
 
-def test_a_bucket_that_is_not_there_is_one_line(store: Gcs | S3, local: Callable[[bytes], str]) -> None:
+def test_a_bucket_that_is_not_there_is_one_line(store: ObjectStore, local: Callable[[bytes], str]) -> None:
     with pytest.raises(UsageError, match=rf"^there is no {store.nowhere}/in/; check --input$"):
         list(list_images([f"{store.nowhere}/in"], Found()))
     with pytest.raises(UsageError, match=rf"no images in '{store.url}'"):
@@ -333,8 +273,8 @@ def test_a_bucket_that_is_not_there_is_one_line(store: Gcs | S3, local: Callable
             write(f"{store.nowhere}/a")
 
 
-def test_what_may_not_be_done_is_one_line(store: Gcs | S3, local: Callable[[bytes], str]) -> None:
-    store.refuse()
+def test_what_may_not_be_done_is_one_line(store: ObjectStore, local: Callable[[bytes], str]) -> None:
+    store.server.set(**store.refusal)
     for act in (
         lambda: list(storage.list_tree(f"{store.url}/")),
         lambda: storage.commit(local(b"x"), f"{store.url}/a"),
@@ -346,13 +286,13 @@ def test_what_may_not_be_done_is_one_line(store: Gcs | S3, local: Callable[[byte
 
 
 def test_a_store_that_is_out_is_waited_for_and_then_one_line(
-    store: Gcs | S3, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 0.5)
     store.put("a", b"content")
-    store.be_out(True)
+    store.server.set(**store.outage)
     with pytest.raises(RunError, match=r"the store failed \(\d+ attempts; .*\); run the same command again"):
         storage.read(f"{store.url}/a")
     monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 60)
-    threading.Timer(0.5, lambda: store.be_out(False)).start()
+    threading.Timer(0.5, lambda: store.server.set(**store.recovery)).start()
     assert storage.read(f"{store.url}/a") == b"content"

@@ -68,7 +68,7 @@ def test_what_may_pass_is_asked_for_again(s3: S3Server, fault: Fault) -> None:
     s3.put("photos", "a.jpg", content)
     ref = storage.reference("s3://photos/a.jpg")
     s3.faults = [fault]
-    s3.requests.clear()
+    s3.reset_counts()
     fetched = fetching.fetch(ref, MAX_BYTES)
     assert (fetched.content, fetched.attempts) == (content, 4)
     assert len(s3.requests) == 4
@@ -250,13 +250,13 @@ def test_a_run_from_bucket_to_bucket_is_verified(
     assert "25 images in 3 units, 25 new" in errors
     assert pixelbeam("verify", "--deep", "s3://results/out")[0] == 0
 
-    for name in s3.names("results"):
+    for name in s3.objects("results"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(s3.get("results", name))
     dataset.assert_conserved(tmp_path / "out")
     (failure,) = dataset.failures(dataset.variants(tmp_path / "out")[0])
     assert (failure["uri"], failure["error"]) == ("s3://photos/in/text.jpg", "not_an_image")
 
-    s3.requests.clear()
+    s3.reset_counts()
     assert pixelbeam("run", "--input", "s3://photos/in", "--output", "s3://results/out", *arguments)[0] == 0
     assert not [request for request in s3.requests if request.startswith("GET /photos/in/")]
