@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,14 +19,19 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pyarrow as pa
+import pytest
 
-from tests import dataset
+from tests import bad, dataset
 from tests.gcs_faults import Faults
 from tests.gcs_server import GcsServer
-from transforms import index
+from transforms import index, stores
 
 IN = "gs://in/photos"
 OUT = "gs://out/data"
+UNIT = 20
+OPTIONS = ("--images-per-unit", UNIT, "--batch-size", 8)
+BAD = {name: content for name, (content, _) in bad.CONTENTS.items()}
+READING_AN_OBJECT = ("download", "metadata")
 DEADLINE_SECONDS = 120
 SEEN_EVERY_SECONDS = 0.002
 
@@ -39,6 +46,19 @@ def every_fault(seed: int, share: float = 0.1) -> Faults:
 def calm(gcs: GcsServer) -> None:
     """Nothing fails, is denied or waits any more."""
     gcs.set(faults=Faults(), deny=(), outage=False, latency_seconds=0.0, list_latency_seconds=0.0)
+
+
+def few_requests_at_once(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images come a few at a time, so that something can happen between them."""
+    monkeypatch.setattr("transforms.patience.REQUESTS_AT_ONCE", 4)
+    gcs.set(latency_seconds=0.01)
+    stores._stores.clear()
+
+
+def go_on(gcs: GcsServer) -> None:
+    """All is well again, and the next run is in a process that knows nothing of it."""
+    calm(gcs)
+    stores._stores.clear()
 
 
 @dataclass(frozen=True)
@@ -124,6 +144,28 @@ def assert_nothing_astray(home: Path, abandoned: int = 0) -> None:
     assert len(snapshots - {work.snapshot, *work.ancestors}) <= abandoned
     assert {part.path.split("/")[0] for part in work.parts} <= snapshots
     assert {path.name.split("=")[0] for path in home.iterdir()} <= {"_index", "_runs", "_failures", "variant"}
+
+
+def assert_complete(pixelbeam: Callable[..., tuple[int, str, str]], output: object = OUT) -> None:
+    """Both ways to verify a dataset say that it is whole."""
+    for deep in ([], ["--deep"]):
+        code, said, errors = pixelbeam("verify", output, *deep)
+        assert (code, errors) == (0, ""), said
+        assert "every image accounted for" in said
+
+
+def assert_one_line(
+    result: tuple[int, str, str], caplog: pytest.LogCaptureFixture, code: int, message: str
+) -> None:
+    """A run ended with one line on stderr but for that of the listing; nothing was logged that a terminal shows."""
+    lines = [
+        line
+        for line in result[2].splitlines()
+        if not re.match(r"\d+ images in \d+ units?(, \d+ new)?$", line)
+    ]
+    assert (result[0], result[1], len(lines)) == (code, "", 1), result
+    assert re.match(f"pixelbeam: {message}", lines[0]), lines[0]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @contextmanager
