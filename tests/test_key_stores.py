@@ -183,6 +183,14 @@ def test_a_file_is_read_in_ranges(store: ObjectStore, tmp_path: Path, n_rows: in
         storage.read(f"{store.url}/none")
 
 
+def test_an_empty_file_is_read_whatever_the_range(store: ObjectStore) -> None:
+    store.put("empty", b"")
+    url = f"{store.url}/empty"
+    assert storage.read_tail(url, 8) == b""
+    assert storage.read(url) == b""
+    assert fetching.fetch(ImageRef(url, None, None), MAX_BYTES).content == b""
+
+
 def test_a_commit_is_one_upload_and_the_first_wins(store: ObjectStore, local: Callable[[bytes], str]) -> None:
     first, second = local(b"first"), local(b"other")
     url = f"{store.url}/a/part.parquet"
@@ -215,6 +223,15 @@ def test_swap_replaces_only_what_was_read(store: ObjectStore) -> None:
     assert storage.swap(url, b"two", token)
     assert not storage.swap(url, b"three", token)
     assert storage.read_versioned(url)[0] == store.server.get("data", "dir/CURRENT.json") == b"two"
+
+
+def test_what_was_removed_is_not_replaced(store: ObjectStore) -> None:
+    url = f"{store.url}/CURRENT.json"
+    assert storage.swap(url, b"one", None)
+    token = storage.read_versioned(url)[1]
+    storage.delete(url)
+    assert not storage.swap(url, b"two", token)
+    assert storage.read_versioned(url) == (None, None)
 
 
 @pytest.mark.parametrize("is_first", [True, False])

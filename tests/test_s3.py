@@ -109,13 +109,6 @@ def test_what_is_stored_packed_stays_packed(s3: S3Server) -> None:
     assert fetching.fetch(storage.reference("s3://photos/a.jpg"), MAX_BYTES).content == packed
 
 
-def test_an_empty_file_is_read_whatever_the_range(s3: S3Server) -> None:
-    s3.put("photos", "empty", b"")
-    assert storage.read_tail("s3://photos/empty", 8) == b""
-    assert storage.read("s3://photos/empty") == b""
-    assert fetching.fetch(ImageRef("s3://photos/empty", None, None), MAX_BYTES).content == b""
-
-
 @pytest.mark.parametrize("scheme", ["s3", "s3a"])
 def test_a_flat_bucket_of_many_pages_is_listed_once(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, scheme: str
@@ -204,13 +197,6 @@ def test_what_a_store_does_not_know_at_all_is_asked_once(s3: S3Server, local: Ca
 def test_writers_in_conflict_ask_again(s3: S3Server, local: Callable[[bytes], str]) -> None:
     s3.faults = [Fault("PUT", times=2, status=409, code="ConditionalRequestConflict")]
     assert storage.commit(local(b"content"), "s3://results/part.parquet")
-
-
-def test_what_was_removed_is_not_replaced(s3: S3Server) -> None:
-    s3.put("results", "CURRENT", b"1")
-    token = storage.read_versioned("s3://results/CURRENT")[1]
-    s3.delete("results", "CURRENT")
-    assert not storage.swap("s3://results/CURRENT", b"2", token)
 
 
 def test_a_swap_whose_answer_was_lost_is_found_without_an_md5(s3: S3Server) -> None:

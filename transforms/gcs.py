@@ -6,6 +6,7 @@ import base64
 import os
 import re
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from gcsfs.retry import HttpError
 
 from transforms.key_ranges import Key, Page
 from transforms.key_stores import KeyStore
-from transforms.patience import ShortRead
+from transforms.patience import ShortRead, status_of
 from transforms.stores import Answer, byte_range
 
 SILENCE_SECONDS = 60.0
@@ -63,9 +64,13 @@ class GcsStore(KeyStore):
         return int(facts["size"]), facts["generation"]
 
     async def read(self, url: str, start: int | None = None, end: int | None = None) -> Answer:
-        headers, content = await self._fs._call(
-            "GET", self._fs.url(url), headers={} if start is None else {"Range": byte_range(start, end)}
-        )
+        wanted = {} if start is None else {"Range": byte_range(start, end)}
+        try:
+            headers, content = await self._fs._call("GET", self._fs.url(url), headers=wanted)
+        except HttpError as error:
+            if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return Answer(b"")
+            raise
         if not _unpacked(headers):
             _check(content, headers)
         return Answer(content, headers.get("x-goog-generation"), not _unpacked(headers))
@@ -156,7 +161,10 @@ class GcsStore(KeyStore):
         return True
 
     async def _holds(self, url: str, crc32c: str) -> bool:
-        return bool((await self._facts(url, "crc32c"))["crc32c"] == crc32c)
+        try:
+            return bool((await self._facts(url, "crc32c"))["crc32c"] == crc32c)
+        except FileNotFoundError:
+            return False
 
     async def _facts(self, url: str, fields: str) -> dict[str, str]:
         bucket, key = self._bucket_and_key(url)
