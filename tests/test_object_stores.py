@@ -16,7 +16,7 @@ import pytest
 from tests.gcs_faults import Faults
 from tests.gcs_server import GcsServer
 from tests.s3_server import Fault, S3Server
-from transforms import fetching, storage
+from transforms import fetching, remote, storage
 from transforms.errors import RunError, UsageError
 from transforms.listing import Found, list_images
 from transforms.records import ImageRef
@@ -162,6 +162,7 @@ def test_an_image_takes_one_request_and_has_a_version(store: Gcs | S3) -> None:
     version = store.put(name, b"content")
     ref = storage.reference(f"{store.url}/{name}")
     assert (ref.size, ref.version) == (7, version)
+    assert list(storage.list_tree(f"{store.url}/")) == [ref]
     store.forget_requests()
     fetched = fetching.fetch(ref, MAX_BYTES)
     assert (fetched.content, fetched.attempts) == (b"content", 1)
@@ -209,7 +210,7 @@ def test_many_images_are_on_their_way_at_once_in_order_and_within_the_window(sto
 
 
 def test_a_folder_a_glob_and_a_file_name_images(store: Gcs | S3) -> None:
-    for name in ("in/a.jpg", "in/b/c.JPG", "in/d.txt", "in/.e.jpg", "in.jpg"):
+    for name in ("in/a.jpg", "in/b/c.JPG", "in/d.txt", "in/.e.jpg", "in/.f/g.jpg", "in.jpg"):
         store.put(name, b"content")
     store.put("in.txt", f"{store.url}/in/a.jpg\nin.jpg\n".encode())
 
@@ -224,7 +225,9 @@ def test_a_folder_a_glob_and_a_file_name_images(store: Gcs | S3) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [1000, 100_000])
-def test_a_file_is_read_in_ranges(store: Gcs | S3, tmp_path: Path, n_rows: int) -> None:
+def test_a_file_is_read_in_ranges(
+    store: Gcs | S3, tmp_path: Path, n_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = pa.table({"number": list(range(n_rows))})
     pq.write_table(table, tmp_path / "local", row_group_size=n_rows // 10)
     content = (tmp_path / "local").read_bytes()
@@ -236,6 +239,12 @@ def test_a_file_is_read_in_ranges(store: Gcs | S3, tmp_path: Path, n_rows: int) 
         assert rows.equals(table.slice(3 * n_rows // 10, n_rows // 10))
         assert store.downloads().total() <= 3
         assert pq.read_table(file).equals(table)
+    # A small file is fetched at once.
+    is_small = len(content) <= remote.READ_WHOLE_BYTES
+    assert is_small == (n_rows == 1000) == (store.downloads().total() == 1)
+    monkeypatch.setattr(storage, "STREAM_BYTES", 100_000)
+    with storage.open_stream(url) as file:
+        assert b"".join(iter(lambda: file.read(70_000), b"")) == content
     assert storage.read_tail(url, 100) == content[-100:]
     assert storage.read_tail(url, 2 * len(content)) == content
     assert storage.read(url) == content
@@ -354,5 +363,10 @@ def test_a_store_that_is_out_is_waited_for_and_then_one_line(
     with pytest.raises(RunError, match=r"the store failed \(\d+ attempts; .*\); run the same command again"):
         storage.read(f"{store.url}/a")
     monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 60)
-    threading.Timer(0.5, lambda: store.be_out(False)).start()
-    assert storage.read(f"{store.url}/a") == b"content"
+    for look, found in (
+        (lambda: storage.read(f"{store.url}/a"), b"content"),
+        (lambda: [ref.uri for ref in storage.list_tree(f"{store.url}/")], [f"{store.url}/a"]),
+    ):
+        store.be_out(True)
+        threading.Timer(0.5, lambda: store.be_out(False)).start()
+        assert look() == found
