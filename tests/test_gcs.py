@@ -102,9 +102,10 @@ def test_a_silent_connection_is_given_up(gcs: GcsServer, monkeypatch: pytest.Mon
     assert fetched.seconds < 9
 
 
-def test_what_is_stored_packed_comes_unpacked(gcs: GcsServer) -> None:
+def test_what_is_stored_packed_comes_unpacked(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     import gcsfs
 
+    monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 0.5)
     content = b"content" * 100
     client = gcsfs.GCSFileSystem(token="anon", endpoint_url=gcs.url)
     packed = {"content_encoding": "gzip"}

@@ -244,7 +244,8 @@ def test_a_file_is_read_in_ranges(
     assert is_small == (n_rows == 1000) == (store.downloads().total() == 1)
     monkeypatch.setattr(storage, "STREAM_BYTES", 100_000)
     with storage.open_stream(url) as file:
-        assert b"".join(iter(lambda: file.read(70_000), b"")) == content
+        pieces = [file.read(70_000) for _ in range(len(content) // 70_000 + 2)]
+    assert b"".join(pieces) == content
     assert storage.read_tail(url, 100) == content[-100:]
     assert storage.read_tail(url, 2 * len(content)) == content
     assert storage.read(url) == content
