@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_containers import Breaking, tar
 from transforms import fetching, storage
 from transforms.errors import BadImage
+from transforms.listing import Found, list_images
 from transforms.records import ImageRef
 
 MAX_BYTES = 1000
@@ -125,6 +128,46 @@ def test_what_cannot_be_read_is_tried_three_times(
     assert waits == [0.2, 0.4]
 
 
+@pytest.fixture
+def members(tmp_path: Path) -> list[ImageRef]:
+    """Four images of 1000 bytes in a tar."""
+    contents = ((f"{number}.jpg", bytes([number]) * 1000) for number in range(4))
+    (tmp_path / "a.tar").write_bytes(tar(contents))
+    return list(list_images([str(tmp_path / "a.tar")], Found()))
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_container_that_fails_half_way_is_read_on_and_opened_three_times(
+    members: list[ImageRef], monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    container = members[0].place.container
+    opened, waits = [], []
+
+    def fail_at_first(path: str) -> io.BytesIO:
+        opened.append(path)
+        return (Breaking if len(opened) <= failing else io.BytesIO)(Path(path).read_bytes())
+
+    monkeypatch.setattr(fetching, "open_stream", fail_at_first)
+    monkeypatch.setattr("time.sleep", waits.append)
+    first, *others = fetching.fetch_members(container, members)
+    assert [each.ref for each in (first, *others)] == members
+    assert (first.content, first.attempts) == (bytes(1000), 1)
+    if failing < 3:
+        assert [each.content for each in others] == [bytes([number]) * 1000 for number in (1, 2, 3)]
+    else:
+        assert [each.content.error for each in others] == ["unreadable"] * 3
+    assert {each.attempts for each in others} == {min(failing + 1, 3)}
+    assert waits == [0.2, 0.4][:failing]
+
+
+def test_a_container_is_refused_that_is_not_as_it_was_listed(members: list[ImageRef]) -> None:
+    container = members[0].place.container
+    os.utime(container, ns=(1, 1))
+    assert [reason(ref) for ref in members] == ["changed"] * 4
+    os.remove(container)
+    assert [fetched.content.error for fetched in fetching.fetch_many(members, MAX_BYTES)] == ["not_found"] * 4
+
+
 def test_no_more_is_read_ahead_than_the_window(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"content")
     drawn = []
@@ -143,6 +186,9 @@ def test_too_large_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_bytes(b"x" * (MAX_BYTES + 1))
     listed = storage.reference(str(path))
     unlisted = ImageRef(str(path), None, None)
+    assert reason(unlisted) == "too_many_bytes"
+    # More than any memory holds, of which nothing is on the disk.
+    os.truncate(path, 1 << 40)
     assert reason(unlisted) == "too_many_bytes"
     monkeypatch.delattr("os.open")
     assert reason(listed) == "too_many_bytes"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.gcs_faults import Faults
 from tests.gcs_server import GcsServer
-from transforms import fetching, storage
+from transforms import fetching, remote, storage
 from transforms.records import ImageRef
 
 MAX_BYTES = 1_000_000
@@ -80,6 +82,44 @@ def test_what_may_pass_is_asked_for_again(gcs: GcsServer, fault: str) -> None:
     fetched = fetching.fetch(ref, MAX_BYTES)
     # aiohttp itself sends a request again, once, when a connection that it kept turns out to be closed.
     assert (fetched.content, fetched.attempts) == (content, 2 if fault == "reset" else 4)
+
+
+def test_a_range_that_comes_short_is_asked_for_again(gcs: GcsServer) -> None:
+    content = os.urandom(2000)
+    gcs.put("in", "part", content)
+    gcs.set(faults=Faults(short=1.0, max_consecutive=1))
+    assert storage.read_tail("gs://in/part", 100) == content[-100:]
+    assert gcs.counts.downloads == {"in/part": 2}
+
+
+def test_a_silent_connection_is_given_up(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transforms.gcs.SILENCE_SECONDS", 0.3)
+    gcs.put("in", "a.jpg", b"content")
+    gcs.set(latency_seconds=10.0)
+    threading.Timer(0.2, lambda: gcs.set(latency_seconds=0.0)).start()
+    fetched = fetching.fetch(ImageRef("gs://in/a.jpg", 7, None), MAX_BYTES)
+    assert (fetched.content, fetched.attempts) == (b"content", 2)
+    assert fetched.seconds < 9
+
+
+def test_what_is_stored_packed_comes_unpacked(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gcsfs
+
+    monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 0.5)
+    content = b"content" * 100
+    client = gcsfs.GCSFileSystem(token="anon", endpoint_url=gcs.url)
+    packed = {"content_encoding": "gzip"}
+    client.pipe_file("in/a.jpg", gzip.compress(content), fixed_key_metadata=packed)
+    ref = storage.reference("gs://in/a.jpg")
+    assert ref.size < len(content)
+    fetched = fetching.fetch(ref, MAX_BYTES)
+    assert (fetched.content, fetched.attempts) == (content, 1)
+
+
+def test_an_upload_that_was_begun_as_a_trial_is_cancelled(gcs: GcsServer) -> None:
+    remote.check_writable("gs://out/data")
+    assert requests(gcs) == {"upload_start": 1, "upload_cancel": 1}
+    assert gcs.objects("out") == []
 
 
 def test_the_last_error_is_the_failure_with_its_attempts(gcs: GcsServer) -> None:
@@ -171,3 +211,25 @@ def test_pages_of_a_single_key_are_listed_on_to_the_last(gcs: GcsServer) -> None
     assert sorted(ref.uri for ref in storage.list_tree("gs://in/")) == [
         f"gs://in/{n:02d}.jpg" for n in range(20)
     ]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_listing_that_nobody_takes_waits_and_one_that_is_left_ends(
+    gcs: GcsServer, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    monkeypatch.setattr(remote, "PAGES_AHEAD", 1_000_000 if leaves else 2)
+    gcs.fill("in", "{:04d}.jpg", 4000)
+    gcs.set(keys_a_page=2, latency_seconds=0.05)
+    gcs.reset_counts()
+    pages = remote.list_tree("gs://in/")
+    taken = list(next(pages))
+    if leaves:
+        pages.close()
+    time.sleep(1.0)
+    asked = requests(gcs)["list"]
+    time.sleep(0.3)
+    assert requests(gcs)["list"] == asked < 600
+    if not leaves:
+        gcs.set(latency_seconds=0.0)
+        taken += [ref for page in pages for ref in page]
+        assert sorted(ref.uri for ref in taken) == [f"gs://in/{number:04d}.jpg" for number in range(4000)]

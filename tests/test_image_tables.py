@@ -213,6 +213,19 @@ def test_rows_before_a_broken_page_are_read() -> None:
     assert str(ninth) == str(seventh)
 
 
+def test_rows_that_a_row_group_promises_and_has_not_are_failures() -> None:
+    distinct = [bytes([row]) * 50 for row in range(61)]
+    content = bytearray(parquet(pa.table({"image": distinct}), use_dictionary=False, store_schema=False))
+    # Its number of rows is the last 61 of the footer, which spells it as 122.
+    content[content.rindex(122, 0, len(content) - 8)] = 126
+    assert pq.ParquetFile(io.BytesIO(bytes(content))).metadata.row_group(0).num_rows == 63
+    found = all_images(bytes(content), "a.parquet")
+    assert list(found.values())[:61] == distinct
+    assert list(found) == [str(row) for row in range(63)]
+    for row in ("61", "62"):
+        assert_breaks_at(found[row], "row 61")
+
+
 def test_a_kept_column_that_cannot_be_read_is_refused() -> None:
     content = bytearray(parquet(pa.table({"image": jpegs(), "label": range(6)}), row_group_size=2))
     chunk = pq.ParquetFile(io.BytesIO(bytes(content))).metadata.row_group(1).column(1)

@@ -15,7 +15,7 @@ import pytest
 from tests.gcs_faults import Faults
 from tests.gcs_server import GcsServer
 from tests.s3_server import Fault, S3Server
-from transforms import fetching, storage
+from transforms import fetching, remote, storage
 from transforms.errors import RunError, UsageError
 from transforms.listing import Found, list_images
 from transforms.records import ImageRef
@@ -101,6 +101,7 @@ def test_an_image_takes_one_request_and_has_a_version(store: ObjectStore) -> Non
     version = store.put(name, b"content")
     ref = storage.reference(f"{store.url}/{name}")
     assert (ref.size, ref.version) == (7, version)
+    assert list(storage.list_tree(f"{store.url}/")) == [ref]
     store.server.reset_counts()
     fetched = fetching.fetch(ref, MAX_BYTES)
     assert (fetched.content, fetched.attempts) == (b"content", 1)
@@ -149,7 +150,7 @@ def test_many_images_are_on_their_way_at_once_in_order_and_within_the_window(sto
 
 
 def test_a_folder_a_glob_and_a_file_name_images(store: ObjectStore) -> None:
-    for name in ("in/a.jpg", "in/b/c.JPG", "in/d.txt", "in/.e.jpg", "in.jpg"):
+    for name in ("in/a.jpg", "in/b/c.JPG", "in/d.txt", "in/.e.jpg", "in/.f/g.jpg", "in.jpg"):
         store.put(name, b"content")
     store.put("in.txt", f"{store.url}/in/a.jpg\nin.jpg\n".encode())
 
@@ -164,7 +165,9 @@ def test_a_folder_a_glob_and_a_file_name_images(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [1000, 100_000])
-def test_a_file_is_read_in_ranges(store: ObjectStore, tmp_path: Path, n_rows: int) -> None:
+def test_a_file_is_read_in_ranges(
+    store: ObjectStore, tmp_path: Path, n_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = pa.table({"number": list(range(n_rows))})
     pq.write_table(table, tmp_path / "local", row_group_size=n_rows // 10)
     content = (tmp_path / "local").read_bytes()
@@ -176,6 +179,13 @@ def test_a_file_is_read_in_ranges(store: ObjectStore, tmp_path: Path, n_rows: in
         assert rows.equals(table.slice(3 * n_rows // 10, n_rows // 10))
         assert sum(store.server.counts.downloads.values()) <= 3
         assert pq.read_table(file).equals(table)
+    # A small file is fetched at once.
+    is_small = len(content) <= remote.READ_WHOLE_BYTES
+    assert is_small == (n_rows == 1000) == (sum(store.server.counts.downloads.values()) == 1)
+    monkeypatch.setattr(storage, "STREAM_BYTES", 100_000)
+    with storage.open_stream(url) as file:
+        pieces = [file.read(70_000) for _ in range(len(content) // 70_000 + 2)]
+    assert b"".join(pieces) == content
     assert storage.read_tail(url, 100) == content[-100:]
     assert storage.read_tail(url, 2 * len(content)) == content
     assert storage.read(url) == content
@@ -311,5 +321,10 @@ def test_a_store_that_is_out_is_waited_for_and_then_one_line(
     with pytest.raises(RunError, match=r"the store failed \(\d+ attempts; .*\); run the same command again"):
         storage.read(f"{store.url}/a")
     monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 60)
-    threading.Timer(0.5, lambda: store.server.set(**store.recovery)).start()
-    assert storage.read(f"{store.url}/a") == b"content"
+    for look, found in (
+        (lambda: storage.read(f"{store.url}/a"), b"content"),
+        (lambda: [ref.uri for ref in storage.list_tree(f"{store.url}/")], [f"{store.url}/a"]),
+    ):
+        store.server.set(**store.outage)
+        threading.Timer(0.5, lambda: store.server.set(**store.recovery)).start()
+        assert look() == found

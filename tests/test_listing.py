@@ -94,7 +94,7 @@ def test_linked_folders_are_followed_and_loops_end(folder: Path) -> None:
     (folder / "sub" / "loop").symlink_to(folder)
     (folder / "other").symlink_to(folder / "sub" / "deep")
     names = [os.path.basename(uri) for uri in listed(folder)]
-    assert sorted(set(names)) == ["a.PNG", "b.jpg", "c.webp", "d.tiff"]
+    assert sorted(names) == ["a.PNG", "b.jpg", "c.webp", "d.tiff"]
 
 
 def test_manifests_name_images(folder: Path) -> None:
@@ -171,6 +171,17 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over() -> None:
         closed.chmod(0o755)
 
 
+def test_a_container_that_may_not_be_read_is_one_line() -> None:
+    with tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o755)
+        path = Path(root) / "a.tar"
+        path.write_bytes(b"")
+        path.chmod(0)
+        message = f"cannot read {path}: Permission denied; mend it or leave it out"
+        with without_privileges(), pytest.raises(RunError, match=message):
+            listed(path)
+
+
 def test_a_glob_starts_in_the_folder_whatever_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +197,13 @@ def test_a_byte_order_mark_is_no_part_of_a_name(folder: Path, name: str) -> None
     header = "uri\n" if name == "list.csv" else ""
     (folder / name).write_text(f"{header}b.jpg\n", encoding="utf-8-sig")
     assert listed(folder / name) == [str(folder / "b.jpg")]
+
+
+def test_a_manifest_may_hold_names_with_a_line_s_end_in_them(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"a\rb.jpg\r\nc.jpg")
+    (tmp_path / "list.csv").write_bytes(b'uri\r\n"a\r\nb.jpg"\r\nc.jpg\r\n')
+    assert listed(tmp_path / "list.txt") == [f"{tmp_path}/a\rb.jpg", f"{tmp_path}/c.jpg"]
+    assert listed(tmp_path / "list.csv") == [f"{tmp_path}/a\r\nb.jpg", f"{tmp_path}/c.jpg"]
 
 
 def test_a_manifest_of_what_cannot_be_read_is_refused(tmp_path: Path) -> None:

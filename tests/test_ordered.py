@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.ordered import in_chunks, ordered_map
+from transforms.ordered import drawn_ahead, in_chunks, ordered_map
 
 
 @given(st.lists(st.integers(), max_size=50), st.integers(1, 60))
@@ -75,3 +75,44 @@ def test_chunks_are_full_but_for_the_last_and_lose_nothing(items: list[int], siz
     assert [item for chunk in chunks for item in chunk] == items
     assert all(len(chunk) == size for chunk in chunks[:-1])
     assert all(0 < len(chunk) <= size for chunk in chunks[-1:])
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
+def test_what_is_drawn_ahead_comes_in_order(items: list[int], count: int) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert list(drawn_ahead(pool, iter(items), count)) == items
+
+
+def test_the_next_few_are_drawn_while_the_caller_is_at_these() -> None:
+    drawn = threading.Semaphore(0)
+
+    def items() -> Iterator[int]:
+        for item in range(8):
+            drawn.release()
+            yield item
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = drawn_ahead(pool, items(), 2)
+        assert next(ahead) == 0
+        assert all(drawn.acquire(timeout=30) for _ in range(4))
+        assert not drawn.acquire(timeout=0.1)
+        assert list(ahead) == list(range(1, 8))
+
+
+def test_who_leaves_what_is_drawn_ahead_may_close_it() -> None:
+    begun = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from range(2)
+        begun.set()
+        time.sleep(0.2)
+        yield 2
+
+    with ThreadPoolExecutor(1) as pool:
+        source = items()
+        ahead = drawn_ahead(pool, source, 2)
+        next(ahead)
+        assert begun.wait(30)
+        ahead.close()
+        # A generator that another thread is at would raise ValueError.
+        source.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -89,13 +91,19 @@ def test_waits_grow_and_differ(waits: list[float]) -> None:
     assert len(set(waits)) == 12
 
 
-def test_a_request_that_fails_while_others_work_is_given_up(waits: list[float]) -> None:
+@pytest.mark.parametrize("error", [None, FileNotFoundError("x")], ids=["others work", "others are not there"])
+def test_a_request_that_fails_while_others_are_answered_is_given_up(
+    error: Exception | None, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 1.0)
+
     async def run() -> None:
         store: Patience[Any] = Patience()
 
         async def work() -> None:
             while True:
-                await store.call(failing(ConnectionResetError(), 0))
+                with suppress(GaveUp):
+                    await store.call(failing(error or ConnectionResetError(), 1 if error else 0))
 
         others = asyncio.create_task(work())
         try:
@@ -131,6 +139,19 @@ def test_a_store_in_which_nothing_works_is_waited_for_and_then_given_up_at_once(
     assert asyncio.run(run()) == (62, 1)
 
 
+def test_an_outage_that_ended_does_not_count(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1.0]
+    monkeypatch.setattr("transforms.patience.time.monotonic", lambda: now[0])
+
+    async def run() -> None:
+        store: Patience[Any] = Patience()
+        for _ in range(3):
+            assert await store.call(failing(ConnectionResetError(), 1)) == ("result", 2)
+            now[0] += 2 * patience.OUTAGE_SECONDS
+
+    asyncio.run(run())
+
+
 def test_requests_in_flight_are_limited_and_halved_where_the_store_says_slow_down(waits: list[float]) -> None:
     async def run() -> tuple[int, float, float]:
         store: Patience[Any] = Patience()
@@ -152,6 +173,36 @@ def test_requests_in_flight_are_limited_and_halved_where_the_store_says_slow_dow
     assert peak == before == patience.REQUESTS_AT_ONCE
     # Once for all ten, and a little up again with each that then works.
     assert before / 2 <= after < before / 2 + 1
+
+
+def test_the_limit_falls_no_further_than_to_four(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(step=2.0)
+    monkeypatch.setattr("transforms.patience.time.monotonic", lambda: next(seconds))
+    store: Patience[Any] = Patience()
+    asyncio.run(store.call(failing(HttpError({"code": 503}), 20)))
+    # And a quarter up again with the success.
+    assert store.limit == patience.REQUESTS_AT_LEAST + 1 / patience.REQUESTS_AT_LEAST == 4.25
+
+
+def test_who_waits_no_more_is_passed_over() -> None:
+    async def run() -> list[str]:
+        store: Patience[Any] = Patience()
+        store.limit = 1.0
+        gate = asyncio.Event()
+
+        async def hold() -> str:
+            await gate.wait()
+            return "held"
+
+        held = asyncio.create_task(store.call(hold))
+        await asyncio.sleep(0)
+        gone, last = (asyncio.create_task(store.call(failing(ValueError(), 0))) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        gate.set()
+        return [result for result, _ in await asyncio.wait_for(asyncio.gather(held, last), 10)]
+
+    assert asyncio.run(run()) == ["held", "result"]
 
 
 def test_the_limit_grows_again(waits: list[float]) -> None:

@@ -53,6 +53,11 @@ def test_before_the_first_run_everything_is_to_do_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_trial_is_planned_as_it_is_run(plan, folder: Path) -> None:
+    said = plan("--input", folder, "--images-per-unit", 4, "--limit", 5)
+    assert (said["images"], said["units"], said["changes"]["new"]) == (5, 2, 5)
+
+
 def test_new_changed_and_deleted_images_are_told(plan, run, folder: Path, tmp_path: Path) -> None:
     run("--input", folder, "--images-per-unit", 4)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
@@ -106,8 +111,13 @@ def test_a_person_is_told_what_is_deleted_and_what_is_not_known(
         "plan", "--input", folder, *arguments, "--model-dir", tmp_path / "models"
     )
     assert code == 0
-    lines = printed.splitlines()
-    assert lines[0] == "10 images in 1 unit"
-    assert f"  deleted: 6 ({', '.join(map(str, gone[:5]))}, ...)" in lines
-    assert lines[-1] == "google/efficientnet/b7/classification/1: 10 images to do in 1 unit"
+    assert printed.splitlines() == [
+        "10 images in 1 unit",
+        "  new: 0",
+        "  changed: 0",
+        f"  deleted: 6 ({', '.join(map(str, gone[:5]))}, ...)",
+        "    their rows stay",
+        "  listed twice: 0",
+        "google/efficientnet/b7/classification/1: 10 images to do in 1 unit",
+    ]
     assert "its module is not pulled yet" in error

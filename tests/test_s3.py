@@ -158,7 +158,10 @@ def test_a_page_that_is_not_the_last_holds_two_keys_within_its_bounds(
 
     assert page("a1", None, None) == (["a1", "a2", "a3"], True)
     assert page("a1", None, 1) == (["a1"], True)
+    s3.requests.clear()
     assert page("a1", "a2", None) == (["a1"], False)
+    # The page that goes beyond the end is the last that is asked for.
+    assert len(s3.requests) == 3
     assert page("a4", None, None) == (["a4"], False)
 
 
@@ -170,13 +173,14 @@ def test_where_there_is_no_md5_a_commit_is_known_by_its_size(
     assert not storage.commit(local(b"longer"), "s3://results/part.parquet")
 
 
-@pytest.mark.parametrize("status", [501, 400])
+@pytest.mark.parametrize(
+    ("status", "code"), [(501, "NotImplemented"), (400, "NotImplemented"), (501, "Whatever")]
+)
 def test_a_store_without_conditions_is_written_without(
-    s3: S3Server, local: Callable[[bytes], str], status: int
+    s3: S3Server, local: Callable[[bytes], str], status: int, code: str
 ) -> None:
     s3.faults = [
-        Fault(times=9, header=header, status=status, code="NotImplemented")
-        for header in ("If-Match", "If-None-Match")
+        Fault(times=9, header=header, status=status, code=code) for header in ("If-Match", "If-None-Match")
     ]
     for content in (b"first", b"second"):
         assert storage.commit(local(content), "s3://results/part.parquet")
@@ -194,9 +198,28 @@ def test_what_a_store_does_not_know_at_all_is_asked_once(s3: S3Server, local: Ca
         storage.commit(local(b"content"), "s3://results/part.parquet")
 
 
-def test_writers_in_conflict_ask_again(s3: S3Server, local: Callable[[bytes], str]) -> None:
-    s3.faults = [Fault("PUT", times=2, status=409, code="ConditionalRequestConflict")]
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (409, "ConditionalRequestConflict"),
+        (409, "OperationAborted"),
+        (400, "BadDigest"),
+        (400, "IncompleteBody"),
+        (400, "XAmzContentSHA256Mismatch"),
+    ],
+)
+def test_writers_in_conflict_or_with_a_bad_connection_ask_again(
+    s3: S3Server, local: Callable[[bytes], str], status: int, code: str
+) -> None:
+    s3.faults = [Fault("PUT", times=2, status=status, code=code)]
     assert storage.commit(local(b"content"), "s3://results/part.parquet")
+    assert s3.get("results", "part.parquet") == b"content"
+
+
+def test_a_name_that_the_store_gives_no_bucket_is_one_line(s3: S3Server) -> None:
+    s3.faults = [Fault("GET", path="/Photos", status=400, code="InvalidBucketName")]
+    with pytest.raises(UsageError, match=r"^there is no s3://Photos/in/; check --input$"):
+        list(storage.list_tree("s3://Photos/in/"))
 
 
 def test_a_swap_whose_answer_was_lost_is_found_without_an_md5(s3: S3Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.records import refs
-from transforms import index, snapshots
+from transforms import index, snapshots, sorting
 from transforms.changes import Changes
 from transforms.index import Index
-from transforms.records import ImageRef
+from transforms.records import ImageRef, Place
 from transforms.snapshots import UnitSize
 
 
@@ -56,13 +57,24 @@ def test_of_equal_uris_the_first_counts(tmp_path: Path) -> None:
     assert changes.duplicates == 2
 
 
+def test_a_listing_that_the_memory_does_not_hold_is_sorted_and_of_equal_uris_the_first_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sorting, "IMAGES_IN_MEMORY", 3)
+    monkeypatch.setattr(sorting, "IMAGES_A_BLOCK", 2)
+    work, changes = update(tmp_path, [*reversed(refs(10)), *refs(10, version="2")])
+    assert members(work) == [refs(10)[:4], refs(10)[4:8], refs(10)[8:]]
+    assert changes == Changes(new=10, changed=0, duplicates=10, gone=0)
+
+
 def test_the_same_listing_again_changes_nothing(tmp_path: Path) -> None:
     first, _ = update(tmp_path, refs(10))
-    before = (tmp_path / "_index" / "CURRENT.json").read_bytes()
+    before = os.stat(tmp_path / "_index" / "CURRENT.json")
     second, changes = update(tmp_path, refs(10), images_per_unit=7)
     assert second == first
     assert changes == Changes(0, 0, 0, 0)
-    assert (tmp_path / "_index" / "CURRENT.json").read_bytes() == before
+    # Not even the same is written once more.
+    assert os.path.samestat(os.stat(tmp_path / "_index" / "CURRENT.json"), before)
     assert len(os.listdir(tmp_path / "_index")) == 2
 
 
@@ -107,15 +119,35 @@ def test_a_part_has_at_most_512_units(tmp_path: Path) -> None:
 def test_what_was_current_once_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "ABANDONED_AFTER_SECONDS", -3600)
     first, _ = update(tmp_path, refs(4))
-    update(tmp_path, refs(4, version="2"))
+    for version in ("2", "3"):
+        update(tmp_path, refs(4, version=version))
     assert [len(index.members(unit)) for unit in first.units()] == [4]
 
 
 def test_an_image_that_is_gone_stays_listed_as_it_was(tmp_path: Path) -> None:
     first, _ = update(tmp_path, refs(4))
     gone = [*refs(3), ImageRef(refs(4)[3].uri, None, None)]
-    assert update(tmp_path, gone)[0] == first
-    assert update(tmp_path, refs(2))[0] == first
+    assert update(tmp_path, gone) == (first, Changes(0, 0, 0, 0))
+    assert update(tmp_path, refs(2)) == (first, Changes(new=0, changed=0, duplicates=0, gone=2))
+    assert update(tmp_path, refs(4)[2:]) == (first, Changes(new=0, changed=0, duplicates=0, gone=2))
+
+
+@pytest.mark.parametrize(
+    "values", [["A", "B", "C"], ["a", "b", "c"]], ids=["other values", "the same values"]
+)
+def test_of_other_columns_the_values_of_an_image_that_is_gone_are_not_known(
+    tmp_path: Path, values: list[str]
+) -> None:
+    def update_with(column: str, values: list[str]) -> tuple[Index, Changes]:
+        listed = [replace(ref, kept=(value,)) for ref, value in zip(refs(4), values, strict=False)]
+        columns = pa.schema([(column, pa.string())])
+        return snapshots.update(str(tmp_path), listed, UnitSize(4), lambda: columns)
+
+    update_with("label", ["a", "b", "c", "d"])
+    work, changes = update_with("title", values)
+    assert changes == Changes(new=0, changed=3, duplicates=0, gone=1)
+    assert [ref.kept for ref in members(work)[0]] == [(value,) for value in (*values, None)]
+    assert [index.kept_columns(path).names for path in work.part_paths()] == [["title"]]
 
 
 def test_a_preview_is_what_an_update_would_do_and_changes_nothing(
@@ -218,6 +250,36 @@ def test_two_listings_at_once_make_one_index(tmp_path: Path, monkeypatch: pytest
     assert listed_once == sorted({ref.uri for ref in [*mine, *other]})
     folders = {part.path.split("/")[0] for part in work.parts}
     assert set(os.listdir(tmp_path / "_index")) == {"CURRENT.json", *folders}
+
+
+def test_an_index_that_another_listing_made_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_current, others = snapshots._make_current, [[*refs(4), ImageRef("/more/a.jpg", 1, "1")]]
+
+    def make_current_behind_another(*arguments: object) -> bool:
+        if others:
+            update(tmp_path, others.pop())
+        return make_current(*arguments)
+
+    monkeypatch.setattr(snapshots, "_make_current", make_current_behind_another)
+    work, changes = update(tmp_path, refs(6))
+    assert changes == Changes(new=2, changed=0, duplicates=0, gone=1)
+    assert sorted(ref.uri for unit in members(work) for ref in unit) == sorted(
+        ["/more/a.jpg", *(ref.uri for ref in refs(6))]
+    )
+
+
+def test_a_compressed_container_is_in_one_unit(tmp_path: Path) -> None:
+    containers = {"/a.tar": 6, "/b.tar.gz": 6, "/c.tgz": 2}
+    listed = [
+        ImageRef(f"{container}::{number}.jpg", 1, "1", Place(container, number * 512, None))
+        for container, count in containers.items()
+        for number in range(count)
+    ]
+    work, _ = update(tmp_path, listed)
+    assert [len(unit) for unit in members(work)] == [4, 8, 2]
+    assert members(work)[1] == listed[4:12]
 
 
 @pytest.mark.parametrize(("images", "units"), [(10, 1), (1_000, 16), (4_000, 16), (100_000, 25)])

@@ -50,6 +50,15 @@ def test_a_commit_is_on_disk_before_it_appears(tmp_path: Path, monkeypatch: pyte
     assert order == ["sync", "link", "sync"]
 
 
+def test_a_swap_is_on_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("sync"), fsync(file))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("replace"), replace(*paths))[1])
+    assert storage.swap(str(tmp_path / "CURRENT.json"), b"one", None)
+    assert order == ["sync", "replace"]
+
+
 def test_of_many_commits_at_once_one_wins(tmp_path: Path) -> None:
     destination = str(tmp_path / "out" / "part")
     won = []

@@ -90,6 +90,20 @@ def with_nan(table):
     return table.set_column(column, table.schema.field("features"), array)
 
 
+def with_an_infinite_logit(table):
+    values = np.array(table.column("logits").combine_chunks().flatten(), copy=True)
+    values[3] = np.inf
+    column = table.schema.get_field_index("logits")
+    array = pa.FixedSizeListArray.from_arrays(pa.array(values), table.schema.field("logits").type.list_size)
+    return table.set_column(column, table.schema.field("logits"), array)
+
+
+def with_another_fingerprint(table):
+    column = table.schema.get_field_index("fingerprint")
+    values = ["0" * 12, *table.column("fingerprint").to_pylist()[1:]]
+    return table.set_column(column, table.schema.field("fingerprint"), pa.array(values))
+
+
 def test_a_whole_dataset_is_proven(out: Path, pixelbeam) -> None:
     for options in ([], ["--deep"]):
         code, output, _ = pixelbeam("verify", out, *options)
@@ -181,7 +195,9 @@ def test_what_is_broken_is_named(out: Path, pixelbeam, name: str) -> None:
     ("rows", "message"),
     [
         (repeat_first, "its uris are not those of the unit, each once"),
-        (with_nan, "hold NaN or infinite values"),
+        (with_nan, "its features hold NaN or infinite values"),
+        (with_an_infinite_logit, "its logits hold NaN or infinite values"),
+        (with_another_fingerprint, "some of its rows have another fingerprint"),
         (with_another_sha256, "has another sha256 than its row"),
     ],
 )
@@ -191,6 +207,17 @@ def test_deep_reads_the_rows(out: Path, pixelbeam, rows, message: str) -> None:
     code, output, _ = pixelbeam("verify", out, "--deep")
     assert code == 1
     assert message in " ".join(output.replace("│", " ").split())
+
+
+def test_deep_reads_the_failures(out: Path, pixelbeam) -> None:
+    (path,) = (out / "_failures").glob("*/*.parquet")
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("uri")
+    pq.write_table(table.set_column(column, table.schema.field("uri"), pa.array(["/elsewhere.jpg"])), path)
+    assert pixelbeam("verify", out)[0] == 0
+    code, output, _ = pixelbeam("verify", out, "--deep")
+    assert code == 1
+    assert "its uris are not those of the unit, each once" in " ".join(output.replace("│", " ").split())
 
 
 def test_rubbish_is_listed_and_swept_by_the_next_run(
