@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from pipelines import cli, model_dir
@@ -19,6 +20,10 @@ from transforms.variants import find
 
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
+
+# No test is timed: another process may have the cores.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -41,11 +41,11 @@ def requests(gcs: GcsServer) -> dict[str, int]:
 
 
 def test_metadata_that_changes_is_no_change_of_the_image(gcs: GcsServer) -> None:
-    import gcsfs
+    from gcsfs.core import GCSFileSystem
 
     gcs.put("in", "a.jpg", b"content")
     ref = storage.reference("gs://in/a.jpg")
-    gcsfs.GCSFileSystem(token="anon", endpoint_url=gcs.url).setxattrs("in/a.jpg", colour="red")
+    GCSFileSystem(token="anon", endpoint_url=gcs.url).setxattrs("in/a.jpg", colour="red")
     assert fetching.fetch(ref, MAX_BYTES).content == b"content"
 
 
@@ -103,11 +103,11 @@ def test_a_silent_connection_is_given_up(gcs: GcsServer, monkeypatch: pytest.Mon
 
 
 def test_what_is_stored_packed_comes_unpacked(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    import gcsfs
+    from gcsfs.core import GCSFileSystem
 
     monkeypatch.setattr("transforms.patience.OUTAGE_SECONDS", 0.5)
     content = b"content" * 100
-    client = gcsfs.GCSFileSystem(token="anon", endpoint_url=gcs.url)
+    client = GCSFileSystem(token="anon", endpoint_url=gcs.url)
     packed = {"content_encoding": "gzip"}
     client.pipe_file("in/a.jpg", gzip.compress(content), fixed_key_metadata=packed)
     ref = storage.reference("gs://in/a.jpg")

@@ -387,13 +387,13 @@ def assert_image_or_reason(data: bytes) -> None:
     assert 1 <= image.orientation <= 8
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_random_bytes(data: bytes) -> None:
     assert_image_or_reason(data)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(SAMPLES), st.floats(0, 1), st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255))))
 def test_damaged_files(data: bytes, kept: float, damage: list[tuple[float, int]]) -> None:
     damaged = bytearray(data[: round(len(data) * kept)])

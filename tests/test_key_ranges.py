@@ -74,7 +74,7 @@ def test_lists_each_key_once_and_many_pages_at_a_time(names: list[str]) -> None:
     assert bucket.requests < 2.5 * pages
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.text(alphabet="ab0/\ud7ff\ue000\U0010ffff", min_size=1, max_size=6), max_size=60, unique=True

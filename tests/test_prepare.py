@@ -113,7 +113,7 @@ def test_what_is_done_is_passed_over(tmp_path: Path, photographs: Path, unit_of,
     pattern=st.lists(st.sampled_from(["good", "text", "empty", "cut", "gone"]), max_size=14),
     size=st.integers(1, 5),
 )
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_image_has_one_outcome(
     tmp_path_factory: pytest.TempPathFactory,
     photographs: Path,

@@ -125,7 +125,7 @@ def test_tiny_images_and_panoramas_work(policy: str, shape: tuple[int, int]) -> 
     np.testing.assert_allclose(made, np.full((224, 224, 3), 0.2, np.float32), rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 96), st.sampled_from(sorted(POLICIES)))
 def test_gives_size_by_size_float32(height: int, width: int, size: int, policy: str) -> None:
     pixels = np.arange(height * width * 3, dtype=np.uint32).astype(np.uint8).reshape(height, width, 3)
@@ -145,7 +145,6 @@ def test_the_crop_is_a_square_in_the_middle_of_the_image(height: int, width: int
     assert abs(left - (width - side - left)) <= 1
 
 
-@settings(deadline=None)
 @given(edges, sizes)
 def test_the_side_is_that_of_tensorflow_float32_arithmetic(edge: int, size: int) -> None:
     published = int(tf.cast((size / (size + 32)) * tf.cast(edge, tf.float32), tf.int32))
