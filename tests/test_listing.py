@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.test_fetching import without_privileges
+from transforms.containers import Layout
 from transforms.errors import RunError, UsageError
 from transforms.listing import Found, list_images
+from transforms.members import KeptColumns
 
 
 def listed(*patterns: object) -> list[str]:
@@ -107,6 +109,19 @@ def test_manifests_name_images(folder: Path) -> None:
         refs = list(list_images([str(folder / name)], Found()))
         assert [ref.uri for ref in refs] == wanted
         assert [ref.size for ref in refs] == [5, 10, None]
+
+
+@pytest.mark.parametrize("name", ["missing.tar", "missing.parquet"])
+def test_a_container_that_is_not_there_is_an_image_that_is_not_there(folder: Path, name: str) -> None:
+    (folder / "list.txt").write_text(f"{name}\nb.jpg\n")
+    refs = list_images([str(folder / "list.txt")], Found())
+    assert [(ref.uri, ref.size) for ref in refs] == [(str(folder / name), None), (str(folder / "b.jpg"), 5)]
+
+
+def test_a_file_that_brings_nothing_along_has_none_of_what_is_kept(folder: Path) -> None:
+    layout = Layout(keep=("label", "title"))
+    refs = list_images([str(folder / "b.jpg")], Found(KeptColumns(layout.keep)), layout)
+    assert [ref.kept for ref in refs] == [(None, None)]
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
