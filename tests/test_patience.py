@@ -205,6 +205,34 @@ def test_who_waits_no_more_is_passed_over() -> None:
     assert asyncio.run(run()) == ["held", "result"]
 
 
+def test_a_turn_that_was_given_and_is_not_taken_goes_on_to_the_next() -> None:
+    async def run() -> str:
+        store = Patience[str]()
+        store.limit = 1.0
+        over = asyncio.Event()
+
+        async def hold() -> str:
+            await over.wait()
+            # So that the limit stays as it is.
+            raise FileNotFoundError
+
+        async def hold_and_cancel() -> None:
+            with suppress(GaveUp):
+                await store.call(hold)
+            # In the turn of the loop in which it was woken.
+            woken.cancel()
+
+        held = asyncio.ensure_future(hold_and_cancel())
+        await asyncio.sleep(0)
+        woken, following = (asyncio.ensure_future(store.call(failing(OSError(), 0))) for _ in range(2))
+        await asyncio.sleep(0)
+        over.set()
+        await held
+        return (await asyncio.wait_for(following, timeout=30))[0]
+
+    assert asyncio.run(run()) == "result"
+
+
 def test_the_limit_grows_again(waits: list[float]) -> None:
     async def run() -> float:
         store: Patience[Any] = Patience()

@@ -47,7 +47,7 @@ def committed(output: str, run: VariantRun, target: Target) -> Footer | None:
         return None
     footer = united([read_footer(os.path.join(folder, name)) for name in names])
     if footer.failures_file and not storage.exists(os.path.join(output, footer.failures_file)):
-        for name in reversed(names):
+        for name in names:
             storage.delete(os.path.join(folder, name))
         return None
     return footer

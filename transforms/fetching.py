@@ -127,8 +127,6 @@ def fetch_members(container: str, refs: list[ImageRef]) -> Iterator[Fetched]:
 
 def _members(container: str, refs: list[ImageRef]) -> Iterator[bytes | BadImage]:
     current = reference(container)
-    if current.version is None:
-        raise FileNotFoundError(container)
     layout = Layout(refs[0].place.image_column if refs[0].place else None)
     offsets = [ref.place.offset for ref in refs if ref.place]
     with open_stream(container) as file:

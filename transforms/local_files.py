@@ -96,8 +96,7 @@ def commit(local_path: str, destination: str) -> bool:
             return False
         except FileNotFoundError:
             # Another process that is done with this unit took the temporary file for a dead one's.
-            if exists(destination):
-                return False
+            continue
         else:
             _sync_directory(directory)
             return True

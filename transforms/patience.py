@@ -139,7 +139,12 @@ class Patience(Generic[Result]):
         while self._in_flight >= self.limit:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                # Who was given a turn and takes it no more passes it on.
+                self._wake()
+                raise
         self._in_flight += 1
         try:
             result = await request()

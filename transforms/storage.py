@@ -1,7 +1,7 @@
 """Files wherever they are; every other module names a path or a URL and knows no more of where it lies.
 
-A path without a scheme is on a local disk. There, and on Google Cloud Storage, a commit is atomic and the first one
-wins; on other stores the last one does, which is as good, since all that may write a file write the same.
+A path without a scheme is on a local disk. There, and on Google Cloud Storage and S3, a commit is atomic and the first
+one wins; on other stores the last one does, which is as good, since all that may write a file write the same.
 """
 
 from __future__ import annotations
