@@ -6,7 +6,7 @@ google-cloud-storage and Beam's gcsio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.gcs_fields import field_mask, from_page_token, list_text, resource, select
@@ -80,6 +80,7 @@ class Api:
         self.origin = origin
         self.rewrite_bytes = 1 << 40
         self.keys_a_page = MAX_RESULTS
+        self.places: Mapping[str, Sequence[str]] = {}
         self.store = Store()
         self.uploads = Uploads()
 
@@ -136,13 +137,15 @@ class Api:
 
     def _bucket(self, name: str) -> dict[str, Any]:
         time = now()
+        location, *pair = self.places.get(name, ("US-CENTRAL1",))
         return {
+            **({"customPlacementConfig": {"dataLocations": pair}} if pair else {}),
             "kind": "storage#bucket",
             "id": name,
             "name": name,
             "projectNumber": "1",
             "metageneration": "1",
-            "location": "US-CENTRAL1",
+            "location": location,
             "storageClass": "STANDARD",
             "softDeletePolicy": {"retentionDurationSeconds": "0"},
             "timeCreated": time,

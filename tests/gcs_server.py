@@ -12,19 +12,15 @@ By hand: `python -m tests.gcs_server --port 9000`, and `GcsServer("http://127.0.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import base64
-import http.client
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests import loopback
 from tests.gcs_faults import Faults
 
 OBJECT_READS = ("download", "metadata")
@@ -43,6 +39,8 @@ class Settings:
         outage: Whether everything is answered with 503.
         rewrite_bytes: As much is copied by one rewriteTo; the client asks again for the rest.
         keys_a_page: No more are in a page of a listing, however many are asked for.
+        places: Where buckets lie: a region or a multi-region, or the name of a pair and the two regions of it;
+            others are in US-CENTRAL1.
     """
 
     faults: Faults = field(default_factory=Faults)
@@ -52,6 +50,7 @@ class Settings:
     outage: bool = False
     rewrite_bytes: int = 1 << 40
     keys_a_page: int = 1000
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,8 @@ class Counts:
     peak_in_flight: int
 
 
-class GcsServer:
+class GcsServer(loopback.Controls):
     """The controls of a server that runs at `url`, from whichever process."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
 
     @property
     def environment(self) -> dict[str, str]:
@@ -117,90 +113,64 @@ class GcsServer:
 
     def create_bucket(self, bucket: str) -> None:
         """Make an empty bucket; nothing happens where it is there. The methods below make theirs."""
-        self._control("create_bucket", bucket=bucket)
+        self.control("create_bucket", bucket=bucket)
 
     def put(self, bucket: str, name: str, content: bytes) -> int:
         """Store an object; returns its generation."""
-        return self._control("put", bucket=bucket, name=name, content=base64.b64encode(content).decode())
+        return self.control("put", bucket=bucket, name=name, content=base64.b64encode(content).decode())
 
     def fill(self, bucket: str, pattern: str, count: int, contents: Sequence[bytes] = (b"",)) -> None:
         """Store `count` objects named `pattern.format(0)`, ...; they take turns with `contents`."""
         encoded = [base64.b64encode(content).decode() for content in contents]
-        self._control("fill", bucket=bucket, pattern=pattern, count=count, contents=encoded)
+        self.control("fill", bucket=bucket, pattern=pattern, count=count, contents=encoded)
 
     def put_directory(self, directory: Path, bucket: str, prefix: str = "") -> int:
         """Store the files below a local directory as `prefix` + relative path; returns how many."""
-        return self._control("put_directory", directory=str(directory), bucket=bucket, prefix=prefix)
+        return self.control("put_directory", directory=str(directory), bucket=bucket, prefix=prefix)
 
     def objects(self, bucket: str, prefix: str = "") -> list[str]:
         """Names in a bucket, sorted."""
-        return self._control("objects", bucket=bucket, prefix=prefix)
+        return self.control("objects", bucket=bucket, prefix=prefix)
 
     def get(self, bucket: str, name: str) -> bytes:
         """An object's content."""
-        return base64.b64decode(self._control("get", bucket=bucket, name=name))
+        return base64.b64decode(self.control("get", bucket=bucket, name=name))
 
     def delete(self, bucket: str, name: str) -> None:
         """Forget an object."""
-        self._control("delete", bucket=bucket, name=name)
+        self.control("delete", bucket=bucket, name=name)
 
     def set(self, **changes: Any) -> None:
         """Change some of `Settings`, at once; the others stay."""
         settings = asdict(replace(Settings(), **changes))
-        self._control("set", **{name: settings[name] for name in changes})
+        self.control("set", **{name: settings[name] for name in changes})
 
     @property
     def counts(self) -> Counts:
         """What was asked so far."""
-        return Counts(**self._control("counts"))
+        return Counts(**self.control("counts"))
 
     def reset_counts(self) -> None:
         """Count from zero."""
-        self._control("reset_counts")
+        self.control("reset_counts")
 
     def reset(self) -> None:
         """Forget buckets, objects, settings and counts."""
-        self._control("reset")
-
-    def _control(self, command: str, **arguments: Any) -> Any:
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=120)
-        try:
-            connection.request("POST", f"/_control/{command}", json.dumps(arguments))
-            response = connection.getresponse()
-            content = response.read()
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise RuntimeError(f"{command} failed: {content.decode()}")
-        return json.loads(content)
+        self.control("reset")
 
 
 @contextmanager
 def serve(port: int = 0) -> Iterator[GcsServer]:
     """A server in a process of its own, at a free port unless told; it ends with this process at the latest."""
-    command = [sys.executable, "-m", "tests.gcs_server", "--port", str(port), "--stop-with-stdin"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=Path(__file__).parents[1], stdin=pipe, stdout=pipe, text=True
-    ) as process:
-        try:
-            url = process.stdout.readline().strip()
-            if not url:
-                raise RuntimeError("the server did not start")
-            yield GcsServer(url)
-        finally:
-            process.kill()
+    with loopback.serve("tests.gcs_server", port) as url:
+        yield GcsServer(url)
 
 
 def main() -> None:
     """Run a server until it is killed; the first line of stdout is its URL."""
-    from tests.gcs_service import run
+    from tests.gcs_service import Service
 
-    parser = argparse.ArgumentParser(description="A Google Cloud Storage in memory, on 127.0.0.1.")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--stop-with-stdin", action="store_true", help="stop when stdin is closed")
-    arguments = parser.parse_args()
-    asyncio.run(run(arguments.port, stop_with_stdin=arguments.stop_with_stdin))
+    loopback.main("A Google Cloud Storage in memory, on 127.0.0.1.", lambda origin: Service(origin).handle)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import base64
 import mimetypes
 import socket
 import struct
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,11 +21,8 @@ from tests.gcs_faults import DOWNLOADING, READING, Faults, Schedule
 from tests.gcs_objects import Bucket, hashes_of
 from tests.gcs_server import Counts, Settings
 from tests.gcs_wire import Answer, Asked, batch_answer, error_answer, json_answer, read_batch
+from tests.loopback import CONTROL
 
-CONTROL = "/_control/"
-LONGEST_LINE = 1 << 16
-"""Bytes: a name may have 1024, three times as many when encoded, and a listing names up to four."""
-KEPT_ALIVE_SECONDS = 3600
 CLOSE_BY_RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 s: to close the socket sends RST."""
 
@@ -125,6 +121,7 @@ class Service:
         self._settings = replace(self._settings, **changes)
         self._api.rewrite_bytes = self._settings.rewrite_bytes
         self._api.keys_a_page = self._settings.keys_a_page
+        self._api.places = self._settings.places
 
     def control_create_bucket(self, bucket: str) -> None:
         """Make an empty bucket where there is none."""
@@ -214,24 +211,3 @@ def _reset(request: web.BaseRequest) -> None:
             socket.SOL_SOCKET, socket.SO_LINGER, CLOSE_BY_RESET
         )
         request.transport.abort()
-
-
-async def run(port: int, *, stop_with_stdin: bool) -> None:
-    """Serve at 127.0.0.1, print the URL, and go on until killed or until stdin is closed."""
-    listening = socket.create_server(("127.0.0.1", port), backlog=1024)
-    origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server = web.Server(
-        Service(origin).handle,
-        access_log=None,
-        keepalive_timeout=KEPT_ALIVE_SECONDS,
-        max_line_size=LONGEST_LINE,
-        max_field_size=LONGEST_LINE,
-    )
-    runner = web.ServerRunner(server)
-    await runner.setup()
-    await web.SockSite(runner, listening, backlog=1024).start()
-    print(origin, flush=True)
-    stopped = asyncio.Event()
-    if stop_with_stdin:
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stopped.set)
-    await stopped.wait()
