@@ -4,137 +4,99 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
-import socket
 import sys
-import tarfile
 import tempfile
-import threading
-import urllib.error
-import urllib.request
-import warnings
 from collections.abc import Callable
 
+from pipelines import model_bucket, module_sources
 from pipelines.config import RunConfig
-from transforms import graph_files, graphs, modules
+from pipelines.module_sources import LABELS_FILE, Kept
+from transforms import graph_files, graphs, modules, storage
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
+from transforms.paths import is_remote
 from transforms.variants import Variant, class_names, find
 
 IMAGENET_WIDTHS = (1000, 1001)
-LABELS_FILE = "ImageNetLabels.txt"
-LABELS_URL = "https://storage.googleapis.com/download.tensorflow.org/data/" + LABELS_FILE
-NETWORK_TIMEOUT_SECONDS = 30.0
-
-# Modules are pulled by several threads, but warnings and socket timeouts are settings of the whole process.
-_one_at_a_time = threading.Lock()
 
 
 def module_path(variant: Variant, model_dir: str) -> str:
-    """Where a variant's module is: the user's own directory, or its place in `model_dir`."""
+    """Where a variant's module is: the user's own directory, or its place in the local `model_dir`."""
     return variant.handle if os.path.isdir(variant.handle) else os.path.join(model_dir, variant.directory)
 
 
 def graph_path(variant: Variant, model_dir: str) -> str:
-    """Where a variant's optimised graph is, also that of the user's own module."""
+    """Where a variant's optimised graph is in the local `model_dir`, also that of the user's own module."""
     return os.path.join(model_dir, f"{variant.directory}.graph")
 
 
-def kept(variant: Variant, model_dir: str) -> modules.Description | None:
-    """The description of a module that is there; None where it has to be fetched.
+def kept(variant: Variant, model_dir: str) -> Kept | None:
+    """The module that is there, in `model_dir` or where the user has it; None where it has to be pulled.
 
-    A module whose files are not those that were described is checked, described and optimised anew, and so is one
-    whose graph is missing, broken or stale. Where all is well that takes reading the module and its graph, once each.
+    A local module whose files are not those that were described is checked, described and optimised anew, and so is
+    one whose graph is missing, broken or stale. Where all is well that takes reading the module and its graph, once
+    each. A bucket is only read, and of it only the description.
     """
+    if is_remote(model_dir):
+        return model_bucket.look(variant, model_dir).kept
     path = module_path(variant, model_dir)
     if not os.path.isdir(path):
         return None
     description, sha256 = _read_description(variant, model_dir), modules.digest(path)
-    graph = graph_files.read_facts(graph_path(variant, model_dir), variant, sha256)
-    if description is None or description.sha256 != sha256 or graph is None:
-        description, optimised = _describe(path, variant)
+    facts = graph_files.read_facts(graph_path(variant, model_dir), variant, sha256)
+    if description is None or description.sha256 != sha256 or facts is None:
+        description, optimised = module_sources.describe(path, variant)
         _write(variant, model_dir, description, optimised)
-    return description
+        facts = optimised.facts
+    return Kept(description, facts, path, graph_path(variant, model_dir))
 
 
-def fetch(variant: Variant, model_dir: str) -> modules.Description:
+def adopt(variant: Variant, model_dir: str) -> Kept | None:
+    """Keep in a bucket what is there already or need not be fetched; None where it has to be.
+
+    Raises:
+        RunError: The bucket is not there or takes nothing, which is told before minutes go into a module.
+    """
+    if not is_remote(model_dir):
+        return None
+    storage.check_writable(model_dir)
+    return model_bucket.adopt(variant, model_dir)
+
+
+def fetch(variant: Variant, model_dir: str) -> Kept:
     """Fetch a variant's module from its handle, check it and keep it.
 
     Raises:
         RunError: It cannot be fetched, or is not what the catalogue promises.
     """
-
-    def download(path: str) -> None:
-        with _one_at_a_time:
-            source = _resolve(variant)
-        shutil.copytree(source, path)
-
-    return _keep(variant, model_dir, download)
+    return _keep(variant, model_dir, lambda path: module_sources.fetch(variant, path))
 
 
-def make(variant: Variant, model_dir: str) -> modules.Description:
+def make(variant: Variant, model_dir: str) -> Kept:
     """Make a variant's module with random weights and keep it, marked so."""
     from transforms import random_weights
 
     return _keep(variant, model_dir, lambda path: random_weights.write(variant, path))
 
 
-def fetch_class_names(model_dir: str) -> bool:
-    """Fetch ImageNet's class names into `model_dir`; False where they cannot be had."""
-    path = os.path.join(model_dir, LABELS_FILE)
-    if not os.path.exists(path):
-        try:
-            with urllib.request.urlopen(LABELS_URL, timeout=NETWORK_TIMEOUT_SECONDS) as response:
-                content = response.read()
-        except (urllib.error.URLError, TimeoutError):
-            return False
-        os.makedirs(model_dir, exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(content)
-    return True
-
-
-def _keep(variant: Variant, model_dir: str, write: Callable[[str], None]) -> modules.Description:
+def _keep(variant: Variant, model_dir: str, write: Callable[[str], None]) -> Kept:
+    if is_remote(model_dir):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, variant.directory)
+            write(path)
+            return model_bucket.keep(variant, model_dir, path)
     os.makedirs(model_dir, exist_ok=True)
     final = os.path.join(model_dir, variant.directory)
     with tempfile.TemporaryDirectory(dir=model_dir, prefix=".") as folder:
         path = os.path.join(folder, variant.directory)
         write(path)
-        description, optimised = _describe(path, variant)
+        description, optimised = module_sources.describe(path, variant)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(path, final)
     _write(variant, model_dir, description, optimised)
-    return description
-
-
-def _describe(path: str, variant: Variant) -> tuple[modules.Description, graphs.Optimised]:
-    """What the module in `path`, loaded once, is and can be made of."""
-    with _one_at_a_time:
-        module = modules.load(path, variant)
-        description = modules.describe(module, variant)
-        return description, graphs.optimise(module, variant, description.sha256)
-
-
-def _resolve(variant: Variant) -> str:
-    if "://" not in variant.handle:
-        raise RunError(f"{variant.name}: no module at {variant.handle}; correct its handle")
-    with warnings.catch_warnings():
-        # tensorflow-hub 0.16.1 imports pkg_resources, whose warning nobody here can act on.
-        warnings.simplefilter("ignore")
-        import tensorflow_hub as hub
-
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
-    try:
-        return str(hub.resolve(variant.handle))
-    except (OSError, ValueError, RuntimeError, EOFError, tarfile.TarError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(
-            f"cannot fetch {variant.name} from {variant.handle}: {reason}; check the network, or put the module's "
-            "files into --model-dir, or try without trained weights: pixelbeam pull --random-weights"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+    return Kept(description, optimised.facts, final, graph_path(variant, model_dir))
 
 
 def _description_path(variant: Variant, model_dir: str) -> str:
@@ -162,25 +124,30 @@ def _write(
 
 
 def resolve_variants(config: RunConfig) -> tuple[VariantRun, ...]:
-    """The variants that a run names, their modules there and checked; a missing module is fetched.
+    """The variants that a run names, their modules there and checked.
+
+    A module that is missing is fetched into a local directory. A bucket is others' as well, and a run only reads it.
 
     Raises:
         UsageError: A variant is unknown or named twice, or the class names do not fit.
         RunError: A module cannot be had or is not what it should be.
     """
-    return tuple(_variant_run(variant, _description(variant, config), config) for variant in named(config))
+    return tuple(
+        _variant_run(variant, _module(spec, variant, config.model_dir), config)
+        for spec, variant in zip(config.variants, named(config), strict=True)
+    )
 
 
 def kept_variants(config: RunConfig) -> dict[str, VariantRun | None]:
-    """The variants that a run names, as it would do them; None where the module would have to be fetched first.
+    """The variants that a run names, as it would do them; None where the module would have to be pulled first.
 
     Raises:
         UsageError: A variant is unknown or named twice, or the class names do not fit.
     """
-    descriptions = {variant: kept(variant, config.model_dir) for variant in named(config)}
+    found = {variant: kept(variant, config.model_dir) for variant in named(config)}
     return {
-        variant.name: None if description is None else _variant_run(variant, description, config)
-        for variant, description in descriptions.items()
+        variant.name: None if module is None else _variant_run(variant, module, config)
+        for variant, module in found.items()
     }
 
 
@@ -193,26 +160,38 @@ def named(config: RunConfig) -> list[Variant]:
     return variants
 
 
-def _description(variant: Variant, config: RunConfig) -> modules.Description:
-    description = kept(variant, config.model_dir)
-    if description is None:
+def _module(spec: str, variant: Variant, model_dir: str) -> Kept:
+    found = _in_bucket(spec, variant, model_dir) if is_remote(model_dir) else kept(variant, model_dir)
+    if found is None:
         print(f"fetching {variant.name} from {variant.handle}", file=sys.stderr)
-        description = fetch(variant, config.model_dir)
-    return description
+        found = fetch(variant, model_dir)
+    return found
 
 
-def _variant_run(variant: Variant, description: modules.Description, config: RunConfig) -> VariantRun:
+def _in_bucket(spec: str, variant: Variant, model_dir: str) -> Kept:
+    found = model_bucket.look(variant, model_dir)
+    if found.kept is None:
+        raise RunError(
+            f"{variant.name} cannot be taken from {model_dir}: {found.lack}; "
+            f"run pixelbeam pull --variant {shlex.quote(spec)} --model-dir {shlex.quote(model_dir)}"
+        )
+    return found.kept
+
+
+def _variant_run(variant: Variant, module: Kept, config: RunConfig) -> VariantRun:
+    description = module.description
     return VariantRun(
         variant=variant,
-        module_path=module_path(variant, config.model_dir),
+        module_path=module.module_path,
         module_sha256=description.sha256,
-        graph_path=graph_path(variant, config.model_dir),
+        graph_path=module.graph_path,
         n_classes=description.n_classes,
         n_features=description.n_features,
         precision=config.precision,
         class_names=_names(description.n_classes, config),
         random_weights=description.random_weights,
         keep=config.keep,
+        graph_sha256=module.graph_sha256,
     )
 
 
@@ -225,6 +204,6 @@ def _names(n_classes: int | None, config: RunConfig) -> tuple[str, ...] | None:
     labels = os.path.join(config.model_dir, LABELS_FILE)
     return (
         tuple(class_names(labels, n_classes))
-        if n_classes in IMAGENET_WIDTHS and os.path.exists(labels)
+        if n_classes in IMAGENET_WIDTHS and storage.exists(labels)
         else None
     )

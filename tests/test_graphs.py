@@ -16,6 +16,7 @@ import tensorflow as tf
 from pipelines import model_dir
 from tests.tiny_modules import features_of, tiny_variant, write_tf1_hub, write_tf2
 from transforms import devices, folding, graph_files, graphs, modules, random_weights
+from transforms.fingerprints import VariantRun
 from transforms.probe import probe, relative_l2
 from transforms.variants import Variant, find
 
@@ -80,6 +81,14 @@ def small(
     optimised = graph_files.read(model_dir.graph_path(variant, small_modules), modules.digest(module.path))
     assert optimised is not None
     return module, variant, optimised
+
+
+def test_a_module_gives_the_same_graph_whatever_was_loaded_before(tiny_run: VariantRun) -> None:
+    # Its swish has a gradient, which TensorFlow numbers.
+    module = modules.load(tiny_run.module_path, tiny_run.variant)
+    again = modules.load(tiny_run.module_path, tiny_run.variant)
+    one, other = (graphs.optimise(each, tiny_run.variant, "0").graph for each in (module, again))
+    assert one == other
 
 
 @pytest.fixture

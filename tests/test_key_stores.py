@@ -193,6 +193,26 @@ def test_a_file_is_read_in_ranges(
         storage.read(f"{store.url}/none")
 
 
+def test_files_and_folders_are_copied_here_in_parts(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "STREAM_BYTES", 1 << 20)
+    contents = {"a/small": b"s", "a/b/large": bytes(range(256)) * (5 << 12), "a/b/": b"", "ab": b"beside"}
+    for name, content in contents.items():
+        store.put(name, content)
+    store.server.reset_counts()
+    assert storage.download_tree(f"{store.url}/a", str(tmp_path / "a")) == 2
+    here = {
+        str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+    }
+    assert here == {name: contents[name] for name in ("a/small", "a/b/large")}
+    assert store.server.counts.downloads == {"data/a/small": 1, "data/a/b/large": 5}
+    for nothing in (f"{store.url}/nothing", f"{store.nowhere}/a"):
+        assert storage.download_tree(nothing, str(tmp_path / "nothing")) == 0
+        with pytest.raises(FileNotFoundError):
+            storage.download(nothing, str(tmp_path / "nothing"))
+
+
 def test_an_empty_file_is_read_whatever_the_range(store: ObjectStore) -> None:
     store.put("empty", b"")
     url = f"{store.url}/empty"

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import shutil
-import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from pipelines import model_dir
 from pipelines.commands import pull
 from pipelines.config import RunConfig
 from tests import tiny
+from tests.hub import variant_at
 from transforms import graph_files, graphs, modules
 from transforms.errors import RunError
 from transforms.variants import Variant, find
@@ -26,43 +23,9 @@ from transforms.variants import Variant, find
 B0 = "google/imagenet/efficientnet_v2_imagenet1k_b0/feature_vector/2"
 
 
-@pytest.fixture
-def hub(tmp_path: Path, tiny_toml: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server that speaks TF Hub's protocol for compressed modules, on loopback; gives its address."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        tar.add(os.path.join(os.path.dirname(tiny_toml), "module"), arcname=".")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = self.path == f"/{tiny.NAME}?tf-hub-format=compressed"
-            self.send_response(200 if found else 404)
-            self.end_headers()
-            self.wfile.write(archive.getvalue() if found else b"")
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def variant_at(folder: Path, handle: str) -> tuple[str, Variant]:
-    """A TOML file whose module is at `handle`."""
-    folder.mkdir(exist_ok=True)
-    (folder / "module").mkdir()
-    path = Path(tiny.write_variant(str(folder)))
-    path.write_text(path.read_text().replace('handle = "module"', f'handle = "{handle}"'))
-    return str(path), find(str(path))
-
-
 def test_a_module_is_fetched_checked_and_kept(tmp_path: Path, hub: str, pixelbeam, tiny_toml: str) -> None:
     toml, variant = variant_at(tmp_path / "mine", f"{hub}/{tiny.NAME}")
-    code, output, _ = pixelbeam("pull", "--variant", toml, "--model-dir", tmp_path / "models")
+    code, output, _ = pixelbeam("pull", "--variant", toml, "--model-dir", f"file://{tmp_path}/models")
     assert code == 0
     assert "acme/tiny/classification/1: 5 classes, 4 features" in output
     kept = tmp_path / "models" / variant.directory
@@ -132,7 +95,7 @@ def test_random_weights_are_marked_and_give_way_to_the_published_ones(
     shutil.copytree(Path(small_modules) / variant.directory, tmp_path / variant.directory)
     models = str(tmp_path)
     made = pull.pull(variant, models, random_weights=True)
-    assert made.random_weights
+    assert made.description.random_weights
     before = (tmp_path / f"{variant.directory}.json").stat().st_mtime_ns
     assert pull.pull(variant, models, random_weights=True) == made
     assert (tmp_path / f"{variant.directory}.json").stat().st_mtime_ns == before
@@ -149,7 +112,7 @@ def test_a_module_that_changed_is_checked_and_described_anew(tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "mine" / "module")
     tiny.write_module(str(tmp_path / "mine" / "module"), seed=1)
     second = model_dir.kept(variant, str(tmp_path / "models"))
-    assert first.sha256 != second.sha256
+    assert first.description.sha256 != second.description.sha256
     shutil.rmtree(tmp_path / "mine" / "module")
     tiny.write_module(str(tmp_path / "mine" / "module"), classes=6)
     with pytest.raises(RunError, match="6"):
@@ -229,7 +192,7 @@ def test_a_graph_that_is_broken_or_stale_is_made_anew_from_one_loading(
     monkeypatch.setattr(modules, "load", lambda *a: loaded.append(a) or load(*a))
     spoil(path)
     assert graph_files.read(str(path), sha256) is None
-    assert model_dir.kept(variant, models).sha256 == sha256
+    assert model_dir.kept(variant, models).description.sha256 == sha256
     assert graph_files.read(str(path), sha256) is not None
     assert loaded == [(variant.handle, variant)]
 
@@ -248,7 +211,7 @@ def test_fewer_outputs_want_another_graph_and_description(tmp_path: Path) -> Non
     variant, models, path = pulled(tmp_path)
     toml = tmp_path / "mine" / "tiny.toml"
     toml.write_text(toml.read_text().replace('["logits", "features"]', '["logits"]'))
-    description = model_dir.kept(find(str(toml)), models)
+    description = model_dir.kept(find(str(toml)), models).description
     assert (description.n_classes, description.n_features) == (tiny.CLASSES, None)
     assert set(graph_files.read(str(path), modules.digest(variant.handle)).facts.outputs) == {"logits"}
 

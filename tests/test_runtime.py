@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipelines import model_dir
 from pipelines.config import RunConfig
@@ -69,6 +70,18 @@ def test_a_process_loads_a_module_once_whatever_the_threads(
     for thread in threads:
         thread.join()
     assert (len(reads), len(loads)) == (1, 0)
+
+
+def test_a_run_has_its_precision_whatever_ran_before_in_its_process(tiny_run: VariantRun) -> None:
+    def options() -> tuple[bool, bool]:
+        in_16_bits = tf.config.optimizer.get_experimental_options()["auto_mixed_precision_onednn_bfloat16"]
+        return tf.config.experimental.tensor_float_32_execution_enabled(), in_16_bits
+
+    load_models((tiny_run,))
+    devices.set_precision("fast")
+    assert options() == (True, True)
+    load_models((tiny_run,))
+    assert options() == (False, False)
 
 
 def test_without_a_kept_graph_the_module_is_loaded_once_and_optimised(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gcs_server import GcsServer
 from transforms.errors import UsageError
 from transforms.variants import RESIZE_POLICIES, catalogue, class_names, find
 
@@ -151,6 +152,10 @@ class TestOwnFile:
         own.write_text(OWN.replace('"flowers"', f'"{handle}"'))
         assert find(str(own)).handle == handle
 
+    def test_a_url_is_one_with_or_without_a_slash_at_its_end(self, own: Path) -> None:
+        own.write_text(OWN.replace('"flowers"', '"gs://bucket/flowers/"'))
+        assert find(str(own)).handle == "gs://bucket/flowers"
+
     def test_an_inline_table_is_the_same(self, own: Path) -> None:
         fields = ", ".join(OWN.splitlines()[1:])
         before = find(str(own))
@@ -268,6 +273,12 @@ class TestClassNames:
     def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="class names cannot be read: No such file"):
             class_names(str(tmp_path / "names.txt"), 2)
+
+    def test_in_a_store(self, gcs: GcsServer) -> None:
+        gcs.put("in", "names.txt", b"tench\ngoldfish\n")
+        assert class_names("gs://in/names.txt", 2) == ["tench", "goldfish"]
+        with pytest.raises(UsageError, match=r"^gs://in/none: class names cannot be read: No such file$"):
+            class_names("gs://in/none", 2)
 
     def test_what_is_not_text(self, names: Path) -> None:
         names.write_bytes(b"\xff\xfe\xfa\n")

@@ -49,15 +49,16 @@ class VariantRun:
 
     Attributes:
         variant: From the catalogue.
-        module_path: Directory of the SavedModel.
+        module_path: Directory of the SavedModel, a path or a URL.
         module_sha256: Of the module's files.
-        graph_path: Where its optimised graph is kept.
+        graph_path: Where its optimised graph is kept, a path or a URL.
         n_classes: Width of the logits; None where the module has none.
         n_features: Width of the features; None where the module has none.
         precision: `exact` or `fast`.
         class_names: One a class, or None.
         random_weights: The module was made without trained weights.
         keep: Names of the columns that are carried along from the source.
+        graph_sha256: Of the graph's file where that is in a store; a local one is checked by its own first line.
     """
 
     variant: Variant
@@ -70,6 +71,7 @@ class VariantRun:
     class_names: tuple[str, ...] | None
     random_weights: bool
     keep: tuple[str, ...] = ()
+    graph_sha256: str | None = None
 
     @cached_property
     def settings(self) -> Settings:

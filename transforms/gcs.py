@@ -128,6 +128,13 @@ class GcsStore(KeyStore):
             # What is not cancelled is forgotten within a week.
             await self._fs._call("DELETE", upload)
 
+    async def regions(self, url: str) -> tuple[str, ...]:
+        bucket, _ = self._bucket_and_key(url)
+        facts = await self._fs._call(
+            "GET", "b/{}", bucket, json_out=True, fields="location,customPlacementConfig"
+        )
+        return tuple(facts.get("customPlacementConfig", {}).get("dataLocations", ())) or (facts["location"],)
+
     async def put(self, local_path: str, url: str) -> bool:
         """Upload a file, resumably above 5 MB; False where there was another one already.
 

@@ -53,6 +53,22 @@ def read(path: str, module_sha256: str) -> Optimised | None:
         return None
 
 
+def digest(path: str) -> str:
+    """SHA-256 of a kept file, 64 hex digits."""
+    content = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            content.update(chunk)
+    return content.hexdigest()
+
+
+def origin(path: str) -> tuple[str, int]:
+    """Version of the TensorFlow that made a whole file, and the file's format."""
+    with open(path, "rb") as file:
+        head = json.loads(file.readline())
+    return head["facts"]["tensorflow"], head["format"]
+
+
 def read_facts(path: str, variant: Variant, module_sha256: str) -> GraphFacts | None:
     """The facts of a kept graph that `read` would give and that is for this variant's size and outputs.
 

@@ -29,6 +29,8 @@ N_PROBES = 4
 # EfficientNet's largest tensor holds 24 (b0) to 36 (b5) numbers for each pixel of the image.
 _FLOATS_PER_PIXEL = 36
 
+_GRADIENT = "_gradient_op_type"
+
 # What freezing, importing and running a graph raise where TensorFlow cannot do it.
 _GRAPH_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, LookupError)
 
@@ -148,6 +150,10 @@ def _freeze(module: Module, facts: GraphFacts) -> Any:
     with _without_notices():
         frozen = convert_variables_to_constants_v2(module.graph_function)
     graph = folding.prune(frozen.graph.as_graph_def(), facts.outputs.values())
+    for node in graph.node:
+        # It names a gradient by a number of this process: without, a module gives the same graph wherever it is made.
+        if _GRADIENT in node.attr:
+            del node.attr[_GRADIENT]
     # A table's content, or a random generator's state, is not in the graph: it works here and nowhere else.
     stateful = {node.op for node in graph.node if op_def_registry.get(node.op).is_stateful} - {"Assert"}
     placeholders = [node.name for node in graph.node if node.op == "Placeholder"]

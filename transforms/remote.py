@@ -196,6 +196,19 @@ async def _delete(url: str, store: Store) -> None:
         return
 
 
+def regions(url: str) -> tuple[str, ...]:
+    """Where a bucket lies; none where its store does not tell.
+
+    Raises:
+        UsageError: There is no such bucket.
+        RunError: That may not be asked.
+    """
+    try:
+        return _ask(url, lambda store: store.regions(url))
+    except FileNotFoundError:
+        raise UsageError(f"there is no bucket {url}; make it, or name another") from None
+
+
 def check_writable(directory: str) -> None:
     """Raise RunError where the bucket is not there or takes nothing, as far as the store tells without a write."""
     _found(directory, lambda store: store.check_writable(directory))
@@ -224,9 +237,7 @@ def _found(url: str, request: Callable[[Store], Awaitable[Result]]) -> Result:
     try:
         return _ask(url, request)
     except FileNotFoundError:
-        raise RunError(
-            f"cannot write {url}: there is no such bucket; make it, or name another output"
-        ) from None
+        raise RunError(f"cannot write {url}: there is no such bucket; make it, or name another") from None
 
 
 class _RemoteFile(io.RawIOBase):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from transforms import comparison, devices, graph_files, graphs, modules
+from transforms import comparison, devices, graph_files, graphs, model_cache, modules
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.prepared import empty_batch
@@ -221,7 +221,8 @@ def load_models(runs: tuple[VariantRun, ...]) -> Models:
     again.
 
     Raises:
-        RunError: A module is not there any more, or `fast` is too far from `exact`.
+        RunError: A module is not there any more or is not the one that was pulled, or `fast` is too far from
+            `exact`.
     """
     key = tuple((run.variant.name, run.module_sha256, run.precision) for run in runs)
     with _lock:
@@ -232,11 +233,14 @@ def load_models(runs: tuple[VariantRun, ...]) -> Models:
             loaded = Models(models, devices.slots(), time.perf_counter() - started)
             _warm_up(loaded, runs)
             _cache[key] = loaded
+        # Another run in this process may have left its own.
+        devices.set_precision(runs[0].precision)
         return _cache[key]
 
 
 def _load(run: VariantRun) -> Model:
     """The kept graph of the run's module; where there is none that fits, the module is loaded and optimised."""
+    run = model_cache.at_hand(run)
     compared = comparison.check(run) if run.precision == "fast" else None
     devices.set_precision(run.precision)
     optimised = graph_files.read(run.graph_path, run.module_sha256)
@@ -253,6 +257,7 @@ def _load(run: VariantRun) -> Model:
         function=function,
         facts={
             "device": devices.kind(),
+            "decode_threads": devices.decode_threads(),
             "graph": facts.form,
             "folded": facts.folded,
             "difference": facts.difference,

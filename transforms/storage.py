@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import BinaryIO
 
 from transforms import local_files
+from transforms.errors import UsageError
 from transforms.paths import is_remote
 from transforms.records import ImageRef
 
@@ -48,6 +50,18 @@ def _as_text(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def bucket_regions(url: str) -> tuple[str, ...]:
+    """Where a bucket of Google Cloud Storage lies: a region, two of them, or the name of a multi-region.
+
+    Raises:
+        UsageError: There is no such bucket.
+        RunError: That may not be asked.
+    """
+    from transforms import remote
+
+    return remote.regions(url)
+
+
 def list_tree(url: str) -> Iterator[ImageRef]:
     """All files whose URL begins with `url`, in no order.
 
@@ -80,6 +94,33 @@ def open_stream(path: str) -> BinaryIO:
     return io.BufferedReader(file, STREAM_BYTES) if isinstance(file, io.RawIOBase) else file
 
 
+def download(path: str, local_path: str) -> None:
+    """Copy a file to a local disk, a part at a time; FileNotFoundError where there is none."""
+    with open_stream(path) as source, open(local_path, "wb") as target:
+        shutil.copyfileobj(source, target, STREAM_BYTES)
+
+
+def download_tree(url: str, folder: str) -> int:
+    """Copy all files below a URL into a new local directory; returns how many, 0 where there is no such directory."""
+    names = tree(url)
+    for name in names:
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        download(f"{url}/{name}", path)
+    return len(names)
+
+
+def tree(url: str) -> dict[str, ImageRef]:
+    """All files below a URL by their relative names, sorted; none where there is no such directory."""
+    try:
+        refs = {ref.uri.removeprefix(f"{url}/"): ref for ref in list_tree(f"{url}/")}
+    except UsageError:
+        # Stores that have directories say so where there is none.
+        return {}
+    # Consoles make an object for a folder, whose name ends like one.
+    return {name: refs[name] for name in sorted(refs) if name and not name.endswith("/")}
+
+
 def read_tail(path: str, n_bytes: int) -> bytes:
     """The last bytes of a file, or all of a smaller one, in one request."""
     content: bytes = _where(path).read_tail(path, n_bytes)
@@ -103,6 +144,12 @@ def list_names(directory: str, prefix: str = "") -> list[str]:
     """Names in `directory` that start with `prefix`, sorted; none where there is no such directory."""
     names: list[str] = _where(directory).list_names(directory, prefix)
     return names
+
+
+def check_writable(directory: str) -> None:
+    """Raise RunError where a store's bucket is not there or takes nothing, as far as it tells without a write."""
+    if is_remote(directory):
+        _where(directory).check_writable(directory)
 
 
 def create(path: str) -> None:

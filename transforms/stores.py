@@ -114,6 +114,10 @@ class Store:
     async def check_writable(self, directory: str) -> None:
         """Raise as a write would, as far as the store tells without one."""
 
+    async def regions(self, url: str) -> tuple[str, ...]:
+        """Where the bucket lies; none where the store does not tell."""
+        return ()
+
     async def put(self, local_path: str, url: str) -> bool:
         """Upload a file; False where there was one already."""
         await self._fs._put_file(local_path, url)

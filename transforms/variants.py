@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from transforms import storage
 from transforms.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -133,9 +134,9 @@ def class_names(path: str, n_classes: int) -> list[str]:
         UsageError: The file cannot be read or has neither `n_classes` nor `n_classes + 1` lines.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+        lines = storage.read(path).decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n").split("\n")
     except OSError as error:
-        raise UsageError(f"{path}: class names cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path}: class names cannot be read: {error.strerror or 'No such file'}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: class names are not UTF-8 text: {error}") from error
     if len(lines) not in (n_classes, n_classes + 1):
@@ -164,7 +165,7 @@ def _parse(path: Path, number: int, table: Mapping[str, object]) -> Variant:
             raise UsageError(f"{where}: field {key} {_RULES[key].text}, got {value!r}")
         values[key] = tuple(value) if isinstance(value, list) else value
     handle = cast(str, table.get("handle", f"https://tfhub.dev/{table['name']}"))
-    values["handle"] = handle if "://" in handle else str(path.absolute().parent / handle)
+    values["handle"] = handle.rstrip("/") if "://" in handle else str(path.absolute().parent / handle)
     return Variant(**values)
 
 

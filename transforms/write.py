@@ -94,6 +94,7 @@ class _WriteUnits(beam.DoFn):
         variant = batch.target.variant
         if batch.receipt:
             counts.add_passed_over(batch.receipt)
+            Metrics.counter(METRICS, "passed_over").inc(batch.receipt.rows + batch.receipt.failures)
             yield batch.receipt
             return
         if batch.number == 0 and variant not in self._open:

@@ -1,0 +1,132 @@
+"""Where modules come from, TF Hub or a store, and what is kept of each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tarfile
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from transforms import graphs, modules, storage
+from transforms.errors import RunError
+from transforms.paths import is_remote
+from transforms.variants import Variant
+
+LABELS_FILE = "ImageNetLabels.txt"
+LABELS_URL = "https://storage.googleapis.com/download.tensorflow.org/data/" + LABELS_FILE
+NETWORK_TIMEOUT_SECONDS = 30.0
+
+# Modules are pulled by several threads, but warnings and socket timeouts are settings of the whole process.
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A module that is there, checked, described and optimised.
+
+    Attributes:
+        description: What it is.
+        facts: Of its graph.
+        module_path: Directory of the SavedModel, a path or a URL.
+        graph_path: File of its graph, a path or a URL.
+        graph_sha256: Of that file where it lies in a store; a local one is checked where it is read.
+    """
+
+    description: modules.Description
+    facts: graphs.GraphFacts
+    module_path: str
+    graph_path: str
+    graph_sha256: str | None = None
+
+
+def in_store(handle: str) -> bool:
+    """Whether a handle is the URL of a SavedModel's directory in a bucket."""
+    return is_remote(handle) and not handle.startswith(("http://", "https://", "file://"))
+
+
+def fetch(variant: Variant, path: str) -> None:
+    """Bring a variant's module from its handle into the new directory `path`.
+
+    Raises:
+        RunError: It cannot be fetched.
+    """
+    if not in_store(variant.handle):
+        with _one_at_a_time:
+            source = _resolve(variant)
+        shutil.copytree(source, path)
+    elif not storage.download_tree(variant.handle, path):
+        raise RunError(f"{variant.name}: no module at {variant.handle}; correct its handle")
+
+
+def describe(path: str, variant: Variant) -> tuple[modules.Description, graphs.Optimised]:
+    """What the module in `path`, loaded once, is and can be made of.
+
+    Raises:
+        RunError: It is not what the catalogue promises.
+    """
+    with _one_at_a_time:
+        module = modules.load(path, variant)
+        description = modules.describe(module, variant)
+        return description, graphs.optimise(module, variant, description.sha256)
+
+
+def fetch_class_names(model_dir: str) -> bool:
+    """Fetch ImageNet's class names into `model_dir`; False where they cannot be had."""
+    path = os.path.join(model_dir, LABELS_FILE)
+    if storage.exists(path):
+        return True
+    try:
+        with urllib.request.urlopen(LABELS_URL, timeout=NETWORK_TIMEOUT_SECONDS) as response:
+            content = response.read()
+    except (urllib.error.URLError, TimeoutError):
+        return False
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        storage.commit(file.name, path)
+    return True
+
+
+def _resolve(variant: Variant) -> str:
+    if not is_remote(variant.handle):
+        raise RunError(f"{variant.name}: no module at {variant.handle}; correct its handle")
+    with warnings.catch_warnings():
+        # tensorflow-hub 0.16.1 imports pkg_resources, whose warning nobody here can act on.
+        warnings.simplefilter("ignore")
+        import tensorflow_hub as hub
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
+    try:
+        with _local_hub_cache():
+            return str(hub.resolve(variant.handle))
+    except (OSError, ValueError, RuntimeError, EOFError, tarfile.TarError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"cannot fetch {variant.name} from {variant.handle}: {reason}; check the network, or put the module's "
+            "files into --model-dir, or try without trained weights: pixelbeam pull --random-weights"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+@contextmanager
+def _local_hub_cache() -> Iterator[None]:
+    """Keeps tensorflow-hub from unpacking into a bucket, where --model-dir is $TFHUB_CACHE_DIR and a URL."""
+    cache = os.environ.get("TFHUB_CACHE_DIR", "")
+    if not is_remote(cache):
+        yield
+        return
+    del os.environ["TFHUB_CACHE_DIR"]
+    try:
+        yield
+    finally:
+        os.environ["TFHUB_CACHE_DIR"] = cache
