@@ -1,9 +1,11 @@
 # Python 3.11 to 3.13 makes .venv; everything after that runs inside it.
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
-TYPED := pipelines transforms $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
+TYPED := pipelines transforms $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py deploy/*.py examples/*.py))))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate
+# Every extra but gpu, which is for the worker image alone: gigabytes that nothing here can use.
+EXTRAS := heic s3 azure demo dev
 
 # Bytecode is written as modules are first imported, which takes 8 s once; for everything in .venv it takes 22 s.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,8 +42,9 @@ format: setup  ## put the code in order
 
 lock: $(BIN)/uv  ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade: newest versions)
 	echo uv | $(COMPILE) $(UPGRADE) -o requirements/uv.txt -
-	$(COMPILE) $(UPGRADE) --all-extras -o requirements/dev.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) $(EXTRAS:%=--extra %) -o requirements/dev.txt pyproject.toml
 	$(COMPILE) $(UPGRADE) -c requirements/dev.txt -o requirements/worker.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --extra gpu -c requirements/dev.txt -o requirements/worker-gpu.txt pyproject.toml
 
 clean:  ## remove what the targets made
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output *.egg-info
