@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from pipelines import listing, model_dir, run, settle
+from pipelines import launch, model_dir, run, settle
 from pipelines.config import RunConfig
 from pipelines.listing import list_work, unit_size
 from pipelines.record import record_run
@@ -65,7 +65,7 @@ def kind() -> str:
 def index_of(job: Job) -> Index:
     """List the inputs into the job's output."""
     config = job.config
-    size = unit_size(config.images_per_unit, listing.default_unit(run.variant for run in job.runs))
+    size = unit_size(config.images_per_unit, run.usual_unit(config))
     return list_work(config.inputs, config.output, USUAL_LAYOUT, size, config.limit)
 
 
@@ -137,11 +137,11 @@ def whole_pipeline(job: Job, limit: int | None = None) -> dict[str, float]:
         config = replace(job.config, output=output, limit=limit or job.config.limit)
         work = index_of(replace(job, config=config))
         run_id = record_run(config, job.runs, work)
-        pipeline = run.new_pipeline(config)
+        pipeline = launch.new_pipeline(config)
         stop_rule = StopRule(work.n_images, config.max_failure_ratio)
         run.build(pipeline, work.part_paths(), config, job.runs, run_id, stop_rule)
         started = time.perf_counter()
-        run.launch(pipeline)
+        launch.launch(pipeline)
         seconds = time.perf_counter() - started
         footers = settle.settle(output, job.runs, work).values()
         return {

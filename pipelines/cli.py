@@ -47,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"pixelbeam: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
         return EXIT_INCOMPLETE
-    except KeyboardInterrupt:
-        print("pixelbeam: interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        what = str(interrupt) or "interrupted; run the same command again to go on"
+        print(f"pixelbeam: {what}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -90,8 +91,16 @@ def _plan(known: Namespace) -> int:
     _check_early(config)
     start_tensorflow()
     from pipelines.commands import plan
+    from pipelines.costs import check_prices
 
-    return plan.main(config, known.json)
+    return plan.main(config, check_prices(known.hourly_price), known.json)
+
+
+def _watch(known: Namespace) -> int:
+    start_tensorflow()
+    from pipelines.commands import watch
+
+    return watch.main(known.output)
 
 
 def _verify(known: Namespace) -> int:
@@ -110,6 +119,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "index": _index,
     "pull": _pull,
     "plan": _plan,
+    "watch": _watch,
     "verify": _verify,
     "variants": _variants,
 }

@@ -38,6 +38,8 @@ class RunConfig:
         max_failure_ratio: Which part of the images may fail, from 0 to 1.
         retry_failures: Try once more what failed in earlier runs.
         replace: Do anew what the output holds of these variants with other settings.
+        accelerator: The GPU of Dataflow's workers, as Google calls it; None for none.
+        mps: Let several processes share each of these GPUs.
         require_gpu: Refuse to run where TensorFlow sees no GPU.
         limit: Take only the first images listed, for a trial; None for all.
         beam_options: Passed to Beam as they are.
@@ -59,6 +61,8 @@ class RunConfig:
     max_failure_ratio: float = 0.1
     retry_failures: bool = False
     replace: bool = False
+    accelerator: str | None = None
+    mps: bool = False
     require_gpu: bool = False
     limit: int | None = None
     beam_options: tuple[str, ...] = ()
@@ -81,4 +85,6 @@ class RunConfig:
     @property
     def wants_gpu(self) -> bool:
         """Whether a GPU was asked for, by our option or by Dataflow's."""
-        return self.require_gpu or any("worker_accelerator" in option for option in self.beam_options)
+        return bool(self.require_gpu or self.accelerator) or any(
+            "worker_accelerator" in option for option in self.beam_options
+        )

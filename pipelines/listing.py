@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pipelines import progress
 from transforms import index, snapshots, storage
@@ -16,14 +16,12 @@ from transforms.members import KeptColumns
 from transforms.paths import absolute, is_remote
 from transforms.records import ImageRef
 from transforms.snapshots import UnitSize
-from transforms.variants import Variant
 
 MAX_IMAGES_PER_UNIT = 4096
 MIN_IMAGES_PER_UNIT = 64
 LEAST_UNITS = 16
 UNIT_SECONDS = 300.0
-# Measured with EfficientNet-B0 and B3: 160 and 36 images a second on two cores.
-MULTIPLY_ADDS_PER_CORE_SECOND = 32e9
+"""That a unit should take on the device that the run is on."""
 
 
 def check_output(output: str) -> None:
@@ -40,27 +38,15 @@ def check_output(output: str) -> None:
         raise UsageError(f"--output {output} names no bucket; give one, such as gs://BUCKET/FOLDER")
     if storage.exists(directory):
         raise UsageError(f"--output {output} is a file; give a directory")
-    if is_remote(directory):
-        # The clients of stores take a second to import.
-        from transforms import remote
-
-        remote.check_writable(directory)
+    storage.check_writable(directory)
 
 
-def unit_size(images_per_unit: int | None, most: int = MAX_IMAGES_PER_UNIT) -> UnitSize:
-    """The size that was asked for; else at most `most`, in units enough for all threads to end together."""
+def unit_size(images_per_unit: int | None, usual: float = MAX_IMAGES_PER_UNIT) -> UnitSize:
+    """The size that was asked for; else the usual one within limits, in units enough for all threads to end at once."""
     if images_per_unit is not None:
         return UnitSize(images_per_unit)
+    most = max(MIN_IMAGES_PER_UNIT, min(MAX_IMAGES_PER_UNIT, int(usual)))
     return UnitSize(most, LEAST_UNITS, MIN_IMAGES_PER_UNIT)
-
-
-def default_unit(variants: Iterable[Variant]) -> int:
-    """Images a unit: about five minutes of work for all variants on this machine's cores, at most 4096."""
-    from transforms.devices import cores
-
-    multiply_adds = sum(variant.multiply_adds_billions or 1.0 for variant in variants) * 1e9
-    images = UNIT_SECONDS * cores() * MULTIPLY_ADDS_PER_CORE_SECOND / multiply_adds
-    return max(MIN_IMAGES_PER_UNIT, min(MAX_IMAGES_PER_UNIT, int(images)))
 
 
 def list_work(

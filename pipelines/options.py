@@ -38,7 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="tell what a run would do, and do nothing")
     _add_listing(plan, optional="; without it the index is taken as it is")
     _add_scoring(plan)
+    plan.add_argument(
+        "--hourly-price",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="WORKER=P",
+        help="what an hour of a worker costs, such as nvidia-l4=0.90 or cpu=0.40",
+    )
     plan.add_argument("--json", action="store_true", help="for machines")
+    watch = commands.add_parser("watch", help="come back to the last run, and sum it up once it has ended")
+    watch.add_argument("output", help="an output directory")
     verify = commands.add_parser("verify", help="prove that every image is a row or a failure")
     verify.add_argument("output", help="an output directory")
     verify.add_argument("--deep", action="store_true", help="read every row, not only the footers")
@@ -57,6 +67,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         metavar="R",
         help="more failures are an error; default: 0.1",
+    )
+    parser.add_argument(
+        "--accelerator",
+        metavar="TYPE",
+        help="the GPU of Dataflow's workers, such as nvidia-l4 or nvidia-tesla-t4",
+    )
+    parser.add_argument(
+        "--mps", action="store_true", help="on Dataflow, a process for each vCPU, which share the GPU"
     )
     parser.add_argument("--require-gpu", action="store_true", help="fail where TensorFlow sees no GPU")
     parser.add_argument(
@@ -116,7 +134,7 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
         "--model-dir",
         default=os.environ.get("TFHUB_CACHE_DIR") or os.path.expanduser("~/.cache/pixelbeam"),
         metavar="DIR",
-        help="where modules are kept; default: $TFHUB_CACHE_DIR, else ~/.cache/pixelbeam",
+        help="where modules are kept, a directory or a URL; default: $TFHUB_CACHE_DIR, else ~/.cache/pixelbeam",
     )
 
 

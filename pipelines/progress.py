@@ -21,7 +21,6 @@ from transforms.index import Index
 from transforms.listing import Found
 from transforms.records import ImageRef, StepSeconds
 from transforms.tables import failures_directory, rows_directory
-from transforms.tally import Tally
 
 TERMINAL_SECONDS = 0.5
 PLAIN_SECONDS = 10.0
@@ -41,24 +40,27 @@ class Live:
     """Shows a run's tally while it goes on: one live line on a terminal, plain lines elsewhere.
 
     Args:
-        counts: The run's tally in this process.
+        counts: The run's tally: `Tally.snapshot`, or what gives the same.
         n_images: Images in all.
         n_variants: Variants; an image is done when it is done for each.
         terminal: Where to show it.
+        more: What else there is to say, asked for each time.
         clock: Seconds from any beginning.
     """
 
     def __init__(
         self,
-        counts: Tally,
+        counts: Callable[[], tuple[int, int, int]],
         n_images: int,
         n_variants: int,
         terminal: TextIO,
+        more: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._counts = counts
         self._n_images = n_images
         self._n_variants = n_variants
+        self._more = more
         self._console = Console(file=terminal)
         self._stopped = threading.Event()
         self._clock = clock
@@ -81,14 +83,16 @@ class Live:
 
         The rate counts from the first images on, so that loading the modules does not make the end look far.
         """
-        scored, failed, passed_over = (count / self._n_variants for count in self._counts.snapshot())
+        scored, failed, passed_over = (count / self._n_variants for count in self._counts())
         done, now = scored + passed_over, self._clock()
+        more = self._more() if self._more else ""
         if not scored:
-            return done, "loading the modules"
+            return done, more or "loading the modules"
         self._first = self._first or (now, scored)
         rate = (scored - self._first[1]) / max(now - self._first[0], 1e-9)
+        speed = f"{rate:,.1f} images/s" if rate else ""
         left = f"{(self._n_images - done) / rate:,.0f} s left" if rate else "time left not known yet"
-        return done, f"{rate:,.1f} images/s, {failed:,.0f} failed, {left}"
+        return done, ", ".join(filter(None, (speed, f"{failed:,.0f} failed", left, more)))
 
     def _show_line(self) -> None:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
@@ -99,12 +103,13 @@ class Live:
                 bar.update(task, completed=int(done), words=words)
 
     def _print_lines(self) -> None:
-        printed = 0.0
+        printed, said = 0.0, ""
         while not self._stopped.wait(PLAIN_SECONDS):
             done, words = self.state()
-            if done > printed:
-                self._console.print(f"{done:,.0f} of {self._n_images:,} images, {words}", highlight=False)
-                printed = done
+            if done > printed or (self._more and words != said):
+                line = f"{done:,.0f} of {self._n_images:,} images, {words}"
+                self._console.print(line, highlight=False, soft_wrap=True)
+                printed, said = done, words
 
 
 def counted(count: int, noun: str) -> str:

@@ -8,6 +8,7 @@ import platform
 import tempfile
 import time
 from dataclasses import asdict
+from typing import Any
 
 from pipelines.config import RunConfig
 from transforms import storage
@@ -29,6 +30,19 @@ def record_run(config: RunConfig, runs: tuple[VariantRun, ...], work: Index) -> 
                 return run_id
             # Another run on this output started within the same second.
             time.sleep(1)
+
+
+def read_last_run(output: str) -> tuple[str, RunConfig] | None:
+    """Name and configuration of the run that was begun last; None where there was none."""
+    names = storage.list_names(os.path.join(output, "_runs"))
+    if not names:
+        return None
+    record = json.loads(storage.read(os.path.join(output, "_runs", names[-1])))
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record["configuration"].items()
+    }
+    return record["run"], RunConfig(**fields)
 
 
 def _fields(run_id: str, config: RunConfig, runs: tuple[VariantRun, ...], work: Index) -> dict[str, object]:

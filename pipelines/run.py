@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import chain
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from pipelines import model_dir, progress, settle
+from pipelines import dataflow, jobs, model_dir, progress, regions, settle
 from pipelines.config import RunConfig
-from pipelines.listing import default_unit, list_work, unit_size
-from pipelines.quiet import stderr_aside
+from pipelines.estimate import rate_on_cpu, together
+from pipelines.launch import is_here, launch_and_show, new_pipeline
+from pipelines.listing import UNIT_SECONDS, list_work, unit_size
 from pipelines.record import record_run
 from pipelines.verdict import verdict
-from transforms import attempts, devices, index, tally
+from pipelines.workers import workers_of
+from transforms import attempts, devices, index
 from transforms.containers import Layout
-from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
 from transforms.footers import Footer
+from transforms.index import Index
 from transforms.infer import EfficientNetHandler
 from transforms.prepare import Prepare
 from transforms.records import Receipt
@@ -46,7 +44,7 @@ def build(
     """The pipeline: index parts to the receipts of committed files. Only keys are shuffled."""
     return (
         pipeline
-        | "Parts" >> beam.Create(list(index_parts))
+        | "Parts" >> beam.Create(list(index_parts), reshuffle=False)
         | "Units" >> beam.FlatMap(index.units_of)
         | "Reshuffle" >> beam.Reshuffle()
         | "Prepare" >> Prepare(config.output, runs, run_id, config.batch_size, config.retry_failures)
@@ -62,9 +60,7 @@ def run(config: RunConfig) -> int:
         UsageError: The command cannot mean what it says.
         RunError: It cannot be carried out; what was committed stays.
     """
-    pipeline = new_pipeline(config)
-    if config.wants_gpu and is_here(config):
-        devices.require_gpu()
+    check(config)
     runs = model_dir.resolve_variants(config)
     if not config.replace:
         settle.refuse_other_settings(config.output, runs)
@@ -72,79 +68,68 @@ def run(config: RunConfig) -> int:
         if is_here(config):
             # What goes wrong is raised where the pipeline asks for the models.
             beside.submit(load_models, runs)
-        size = unit_size(config.images_per_unit, default_unit(run.variant for run in runs))
-        work = list_work(
-            config.inputs, config.output, Layout(config.image_column, config.keep), size, config.limit
-        )
+        layout = Layout(config.image_column, config.keep)
+        size = unit_size(config.images_per_unit, usual_unit(config))
+        work = list_work(config.inputs, config.output, layout, size, config.limit)
         run_id = record_run(config, runs, work)
-        stop_rule = StopRule(work.n_images, config.max_failure_ratio)
-        build(pipeline, work.part_paths(), config, runs, run_id, stop_rule)
+        has_ended = execute(config, runs, work, run_id)
+    return finish(config, runs, work, run_id) if has_ended else EXIT_COMPLETE
+
+
+def check(config: RunConfig) -> None:
+    """What can be told before anything is read or written: where the run is to be has what it needs.
+
+    Raises:
+        UsageError: The options do not fit together, or what they name is out of the workers' reach.
+        RunError: There is no GPU here, and one was asked for.
+    """
+    dataflow.check(config)
+    new_pipeline(config)
+    if dataflow.is_asked_for(config):
+        regions.check(config)
+    elif config.wants_gpu and is_here(config):
+        devices.require_gpu()
+
+
+def execute(config: RunConfig, runs: tuple[VariantRun, ...], work: Index, run_id: str) -> bool:
+    """Run the pipeline where it is to run; False where a job of Dataflow is left to itself."""
+    on_dataflow = dataflow.is_asked_for(config)
+    if on_dataflow:
+        dataflow.check_index(work)
+        config = dataflow.filled_in(config, work.n_units, run_id)
+    pipeline = new_pipeline(config)
+    build(
+        pipeline, work.part_paths(), config, runs, run_id, StopRule(work.n_images, config.max_failure_ratio)
+    )
+    if not on_dataflow:
         launch_and_show(pipeline, config, run_id, work.n_images)
+        return True
+    job = jobs.submit(pipeline, config, run_id)
+    if job is None or not jobs.wants_to_wait(config):
+        return False
+    jobs.follow(job, work.n_images, len(runs))
+    return True
+
+
+def usual_unit(config: RunConfig) -> float:
+    """Images that the device of the run does in the time that a unit should take."""
+    if dataflow.is_asked_for(config):
+        return workers_of(config).unit_images
+    variants = model_dir.named(config)
+    return UNIT_SECONDS * together(rate_on_cpu(variant, devices.cores()) for variant in variants)
+
+
+def finish(config: RunConfig, runs: tuple[VariantRun, ...], work: Index, run_id: str) -> int:
+    """Sweep and sum up what the pipeline has done; returns the exit code.
+
+    Raises:
+        RunError: It has not done all.
+    """
     footers = settle.settle(config.output, runs, work)
     attempts.sweep(config.output)
     progress.print_summary(config.output, runs, footers, run_id)
     print(verdict(chain.from_iterable(footers.values()), run_id, config.precision))
     return exit_code(config.max_failure_ratio, footers)
-
-
-def launch_and_show(pipeline: beam.Pipeline, config: RunConfig, run_id: str, n_images: int) -> None:
-    """Run the pipeline to its end and show how it goes; an end in order leaves no markers of units begun."""
-    counts = tally.of_run(config.output, run_id)
-    try:
-        with stderr_aside() as terminal, progress.Live(counts, n_images, len(config.variants), terminal):
-            launch(pipeline)
-    finally:
-        # In an outage what stopped the run is what counts.
-        with suppress(RunError):
-            attempts.forget(config.output, run_id)
-
-
-def new_pipeline(config: RunConfig) -> beam.Pipeline:
-    """An empty pipeline for the runner that was asked for; UsageError where its options do not fit together."""
-    try:
-        return beam.Pipeline(options=beam_options(config))
-    except ValueError as error:
-        raise UsageError(" ".join(str(error).split())) from error
-
-
-def launch(pipeline: beam.Pipeline) -> None:
-    """Run the pipeline to its end; raises RunError with the one line that matters where it fails."""
-    # A worker in this process logs each error that the runner then raises.
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    try:
-        pipeline.run().wait_until_finish()
-    except RuntimeError as error:
-        raise RunError(reason_of(error)) from error
-
-
-def beam_options(config: RunConfig) -> PipelineOptions:
-    """Beam's options; without a runner, this process with as many threads as keep its device busy."""
-    options = list(config.beam_options)
-    if is_here(config):
-        options = [
-            "--runner=FnApiRunner",
-            "--direct_running_mode=multi_threading",
-            f"--direct_num_workers={devices.harness_threads()}",
-            *options,
-        ]
-    return PipelineOptions(options)
-
-
-def is_here(config: RunConfig) -> bool:
-    """Whether the run is in this process, as it is where no runner is named."""
-    return PipelineOptions(list(config.beam_options)).view_as(StandardOptions).runner is None
-
-
-def reason_of(error: RuntimeError) -> str:
-    """One line for a failed pipeline, our own error's text; for a surprise its whole traceback comes first.
-
-    Runners hand over a worker's error as the text of its traceback.
-    """
-    text = str(error).split(" [while running")[0].strip()
-    ours = re.search(r"^transforms\.errors\.RunError: (.*)", text, re.M)
-    if ours:
-        return ours.group(1)
-    return f"{text}\nthe pipeline failed, what was committed stays; run the same command again"
 
 
 def exit_code(max_failure_ratio: float, footers: dict[str, list[Footer]]) -> int:

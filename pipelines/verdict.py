@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from transforms import devices
 from transforms.fetching import READ_THREADS
 from transforms.footers import Footer
 from transforms.records import StepSeconds
@@ -15,6 +14,7 @@ ADVICE = {
     "model": "take --precision fast, a smaller variant, a GPU or more workers",
     "write": "take a faster output, or more --images-per-unit",
 }
+PLACES = {"wait": "waiting for images", "model": "the model", "write": "writing"}
 
 
 def verdict(footers: Iterable[Footer], run_id: str, precision: str) -> str:
@@ -28,14 +28,13 @@ def verdict(footers: Iterable[Footer], run_id: str, precision: str) -> str:
         run_id: This run.
         precision: Of this run.
     """
-    total = sum((footer.seconds for footer in footers if footer.run == run_id), StepSeconds())
-    chain = {"wait": total.wait, "model": total.model, "write": total.write}
-    whole = sum(chain.values())
-    if not whole:
+    footers = [footer for footer in footers if footer.run == run_id]
+    total = sum((footer.seconds for footer in footers), StepSeconds())
+    share = _shares(total)
+    if not share:
         return "nothing was left to do"
-    share = {step: value / whole for step, value in chain.items()}
     place = max(share, key=lambda step: share[step])
-    bottleneck = _slower_source(total) if place == "wait" else place
+    bottleneck = _slower_source(total, footers) if place == "wait" else place
     advice = ADVICE[bottleneck]
     if precision == "fast":
         advice = advice.replace("--precision fast, ", "")
@@ -45,6 +44,21 @@ def verdict(footers: Iterable[Footer], run_id: str, precision: str) -> str:
     )
 
 
-def _slower_source(total: StepSeconds) -> str:
-    fetching, decoding = total.fetch / READ_THREADS, total.decode / devices.decode_threads()
-    return "storage" if fetching > decoding else "decode"
+def longest(total: StepSeconds) -> str:
+    """Where most of the time went, in words; empty where there was none."""
+    share = _shares(total)
+    return PLACES[max(share, key=lambda step: share[step])] if share else ""
+
+
+def _shares(total: StepSeconds) -> dict[str, float]:
+    """The part of the chain's time that each place has; none where there was no time."""
+    chain = {"wait": total.wait, "model": total.model, "write": total.write}
+    whole = sum(chain.values())
+    return {step: value / whole for step, value in chain.items()} if whole else {}
+
+
+def _slower_source(total: StepSeconds, footers: list[Footer]) -> str:
+    """Fetching or decoding, each by the threads that it had in a process."""
+    facts = (footer.model.get("decode_threads") for footer in footers)
+    decode_threads = max((count for count in facts if isinstance(count, int)), default=1)
+    return "storage" if total.fetch / READ_THREADS > total.decode / decode_threads else "decode"

@@ -143,7 +143,13 @@ def assert_nothing_astray(home: Path, abandoned: int = 0) -> None:
     snapshots = {path.name for path in (home / "_index").iterdir()} - {"CURRENT.json"}
     assert len(snapshots - {work.snapshot, *work.ancestors}) <= abandoned
     assert {part.path.split("/")[0] for part in work.parts} <= snapshots
-    assert {path.name.split("=")[0] for path in home.iterdir()} <= {"_index", "_runs", "_failures", "variant"}
+    assert {path.name.split("=")[0] for path in home.iterdir()} <= {
+        "_index",
+        "_jobs",
+        "_runs",
+        "_failures",
+        "variant",
+    }
 
 
 def assert_complete(pixelbeam: Callable[..., tuple[int, str, str]], output: object = OUT) -> None:

@@ -12,8 +12,11 @@ import pytest
 from pipelines import cli, model_dir
 from pipelines.commands import pull
 from pipelines.config import RunConfig
-from tests import gcs_server, photos, tiny
+from tests import dataflow_server, gcs_server, photos, tiny, worker_wheel
+from tests import hub as hub_server
+from tests.dataflow_server import DataflowServer
 from tests.gcs_server import GcsServer
+from tests.worker_wheel import WorkerWheel
 from transforms import stores
 from transforms.fingerprints import VariantRun
 from transforms.variants import find
@@ -63,6 +66,14 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photographs")
     photos.write_photographs(folder, 24, size=(120, 90))
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, tiny_toml: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a TF Hub on loopback that has the tiny module; what comes from it is kept for this test only."""
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    with hub_server.serve(Path(tiny_toml).parent / "module") as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +126,43 @@ def local(tmp_path: Path) -> Callable[[bytes], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def gcs_credentials(gcs_process: GcsServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service account that the server of Cloud Storage gives tokens to."""
+    return gcs_process.write_credentials(tmp_path_factory.mktemp("credentials") / "account.json")
+
+
+@pytest.fixture
+def cloud_environment(
+    gcs: GcsServer, gcs_credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """Variables that lead any client in Google's cloud to our servers; this process has them, workers need them."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(gcs_credentials))
+    return {**gcs.environment, "GOOGLE_APPLICATION_CREDENTIALS": str(gcs_credentials)}
+
+
+@pytest.fixture(scope="session")
+def dataflow_process() -> Iterator[DataflowServer]:
+    """A server of the Dataflow API."""
+    with dataflow_server.serve() as server:
+        yield server
+
+
+@pytest.fixture
+def dataflow(dataflow_process: DataflowServer, cloud_environment: dict[str, str]) -> Iterator[DataflowServer]:
+    """The server without jobs, beside Cloud Storage with empty buckets `in` and `out`."""
+    dataflow_process.reset()
+    yield dataflow_process
+    # What is still being executed ends.
+    dataflow_process.reset()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> WorkerWheel:
+    """The package as a wheel in an environment of its own, for workers."""
+    return worker_wheel.make(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture

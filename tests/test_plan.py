@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def run(pixelbeam, tmp_path: Path, tiny_toml: str):
 
 
 TINY = "acme/tiny/classification/1"
+B7 = "google/efficientnet/b7/classification/1"
 
 
 def test_before_the_first_run_everything_is_to_do_and_nothing_is_written(
@@ -49,7 +51,7 @@ def test_before_the_first_run_everything_is_to_do_and_nothing_is_written(
     said = plan("--input", folder, "--images-per-unit", 4)
     assert (said["images"], said["units"]) == (10, 3)
     assert said["changes"] == {"new": 10, "changed": 0, "duplicates": 0, "gone": 0, "first_gone": []}
-    assert said["variants"] == {TINY: {"units": 3, "images": 10, "is_pulled": True}}
+    assert said["work"][TINY].items() >= {"units": 3, "images": 10, "is_pulled": True}.items()
     assert not (tmp_path / "out").exists()
 
 
@@ -75,7 +77,7 @@ def test_new_changed_and_deleted_images_are_told(plan, run, folder: Path, tmp_pa
     }
     # The unit of four with the changed image, and a new one; what is gone stays in the index.
     assert (said["images"], said["units"]) == (11, 4)
-    assert said["variants"][TINY] == {"units": 2, "images": 5, "is_pulled": True}
+    assert said["work"][TINY].items() >= {"units": 2, "images": 5, "is_pulled": True}.items()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
@@ -85,10 +87,12 @@ def test_without_inputs_the_index_is_taken_as_it_is(
     assert pixelbeam("index", "--input", folder, "--output", tmp_path / "out", "--images-per-unit", 4)[0] == 0
     said = plan()
     assert (said["images"], said["units"], said["changes"]) == (10, 3, None)
-    assert said["variants"][TINY]["units"] == 3
+    assert said["work"][TINY]["units"] == 3
     run("--input", folder)
-    assert plan()["variants"][TINY] == {"units": 0, "images": 0, "is_pulled": True}
-    assert plan("--precision", "fast")["variants"][TINY]["units"] == 3
+    done = plan()
+    assert done["work"][TINY] == {"units": 0, "images": 0, "is_pulled": True, "bytes_out": 0.0}
+    assert (done["sample"], done["bytes_in"], done["costs"]) == (None, None, [])
+    assert plan("--precision", "fast")["work"][TINY]["units"] == 3
 
 
 def test_without_inputs_and_index_is_one_line(pixelbeam, tmp_path: Path, tiny_toml: str) -> None:
@@ -102,7 +106,7 @@ def test_without_inputs_and_index_is_one_line(pixelbeam, tmp_path: Path, tiny_to
 def test_a_person_is_told_what_is_deleted_and_what_is_not_known(
     pixelbeam, folder: Path, tmp_path: Path
 ) -> None:
-    arguments = ["--output", tmp_path / "out", "--variant", "google/efficientnet/b7/classification/1"]
+    arguments = ["--output", tmp_path / "out", "--variant", B7]
     assert pixelbeam("index", "--input", folder, "--output", tmp_path / "out")[0] == 0
     gone = sorted(folder.iterdir())[:6]
     for path in gone:
@@ -111,13 +115,34 @@ def test_a_person_is_told_what_is_deleted_and_what_is_not_known(
         "plan", "--input", folder, *arguments, "--model-dir", tmp_path / "models"
     )
     assert code == 0
-    assert printed.splitlines() == [
+    lines = printed.splitlines()
+    assert lines[:5] == [
         "10 images in 1 unit",
         "  new: 0",
         "  changed: 0",
-        f"  deleted: 6 ({', '.join(map(str, gone[:5]))}, ...)",
-        "    their rows stay",
+        f"  deleted: 6, whose rows stay ({', '.join(map(str, gone[:5]))}, ...)",
         "  listed twice: 0",
-        "google/efficientnet/b7/classification/1: 10 images to do in 1 unit",
     ]
+    assert lines[5].startswith(f"{B7}: 10 images to do in 1 unit, 1")
+    assert any(re.match(r"measured here on 10 images: .* images/s a core, 6 bad$", line) for line in lines)
     assert "its module is not pulled yet" in error
+
+
+def test_hours_and_money_are_told_for_each_kind_of_worker(
+    pixelbeam, plan, folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["--input", folder, "--variant", B7, "--model-dir", tmp_path / "models"]
+    prices = ["--hourly-price", "nvidia-l4=0.9", "cpu=0.4"]
+    said = plan(*arguments, *prices)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert said["bytes_in"] == pytest.approx(size)
+    assert said["work"][B7]["bytes_out"] == pytest.approx(10 * (250 + 4 * (1000 + 2560) * 0.92))
+    costs = {each["worker"]: each for each in said["costs"]}
+    assert costs["nvidia-l4"]["price"] == pytest.approx(0.9 * costs["nvidia-l4"]["worker_hours"])
+    assert costs["nvidia-tesla-t4"]["price"] is None
+    code, printed, _ = pixelbeam("plan", "--output", tmp_path / "out", *arguments, *prices)
+    assert code == 0
+    assert re.search(r"│cpu *│n2-standard-8 *│ *\d+ *│(model|decode) *│ *[\d.]+ *│ *[\d.]+ *│", printed)
+    assert "not measured here: the models' rates" in printed
+    assert f"  nvidia-l4: scaled from {costs['nvidia-l4']['source']}" in printed.splitlines()
+    assert pixelbeam("plan", "--output", tmp_path / "out", *arguments, "--hourly-price", "1")[0] == 2

@@ -24,14 +24,14 @@ IMAGES = refs(10)
 def test_the_live_line_counts_from_the_first_images_on(tiny_run: VariantRun) -> None:
     now = [100.0]
     counts = Tally()
-    live = Live(counts, n_images=100, n_variants=2, terminal=sys.stderr, clock=lambda: now[0])
+    live = Live(counts.snapshot, n_images=100, n_variants=2, terminal=sys.stderr, clock=lambda: now[0])
     target = tiny_run.target(unit(IMAGES))
     assert live.state() == (0, "loading the modules")
     counts.add_passed_over(Receipt("v", 0, 20, 0, "path"))
     assert live.state() == (10, "loading the modules")
     now[0] = 160.0
     counts.add_batch(score_batch(target, 0, IMAGES))
-    assert live.state() == (15, "0.0 images/s, 0 failed, time left not known yet")
+    assert live.state() == (15, "0 failed, time left not known yet")
     now[0] = 162.0
     counts.add_batch(score_batch(target, 1, IMAGES[:6], IMAGES[6:]))
     # 5 images in both variants within 2 seconds, 80 to go.
@@ -44,12 +44,12 @@ def test_plain_lines_are_printed_where_there_is_no_terminal(
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.01)
     counts = Tally()
     lines = ""
-    with Live(counts, n_images=20, n_variants=1, terminal=sys.stderr):
+    with Live(counts.snapshot, n_images=20, n_variants=1, terminal=sys.stderr):
         counts.add_batch(score_batch(tiny_run.target(unit(IMAGES)), 0, IMAGES))
-        while "images/s" not in lines:
+        while "images" not in lines:
             lines += capsys.readouterr().err
     lines += capsys.readouterr().err
-    assert lines == "10 of 20 images, 0.0 images/s, 0 failed, time left not known yet\n"
+    assert lines == "10 of 20 images, 0 failed, time left not known yet\n"
 
 
 def test_the_table_adds_up_the_footers(tiny_run: VariantRun, capsys: pytest.CaptureFixture[str]) -> None:

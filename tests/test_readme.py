@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from pipelines import options
+from pipelines.estimate import accelerators
 from tests import bad
 from transforms.fetching import PASSING_ERROR, REFUSED
 from transforms.quarantine import WORKER_DIED
@@ -58,7 +59,17 @@ def test_the_sql_blocks_run(dataset: Path) -> None:
 def test_every_option_exists() -> None:
     ours = options.option_names(options.build_parser())
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", README))
-    assert named - ours == {"--source_format", "--parquet_enable_list_inference"}
+    beams = set(options.beam_parser()._option_string_actions)
+    assert named - ours - beams == {"--source_format", "--parquet_enable_list_inference"}
+
+
+@pytest.mark.parametrize("document", ["README.md", "deploy/RUNBOOK.md"])
+def test_every_accelerator_is_named(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    rows = [
+        line for line in text.splitlines() if line.startswith(("| `--accelerator` | the GPU", "| `nvidia-"))
+    ]
+    assert set(re.findall(r"`(nvidia-[\w-]+)`", "".join(rows))) == set(accelerators())
 
 
 def test_every_command_exists() -> None:

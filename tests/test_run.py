@@ -7,18 +7,18 @@ import os
 import re
 import shutil
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
 import pytest
 from apache_beam.metrics import MetricsFilter
 
+import pipelines.launch
 import pipelines.run
 from pipelines import listing
 from pipelines.config import RunConfig
-from pipelines.listing import default_unit
-from pipelines.run import exit_code, reason_of
+from pipelines.launch import reason_of
+from pipelines.run import exit_code
 from tests import bad, dataset, photos, tiny
 from tests.records import footer, refs, unit
 from transforms import attempts, devices, index, runtime, snapshots
@@ -373,12 +373,19 @@ def test_500_images_of_which_60_are_bad_in_12_ways(
     assert pixelbeam("verify", out, "--deep")[0] == 0
 
 
-def test_the_default_unit_follows_the_variants(tiny_run: VariantRun) -> None:
-    def unit_of(multiply_adds: float) -> int:
-        return default_unit([replace(tiny_run.variant, multiply_adds_billions=multiply_adds)])
+def test_a_unit_takes_some_minutes_where_the_run_is() -> None:
+    def unit_of(*variants: str) -> int:
+        config = RunConfig(("x",), "x", variants, "x")
+        return listing.unit_size(None, pipelines.run.usual_unit(config)).images
 
-    assert unit_of(0.001) == 4096
-    assert 64 <= unit_of(1000.0) < unit_of(24.6) < 4096
+    b0, b4, v2_xl = (
+        "google/efficientnet/b0/classification/1",
+        "google/efficientnet/b4/classification/1",
+        "google/imagenet/efficientnet_v2_imagenet21k_xl/feature_vector/2",
+    )
+    assert unit_of(b0) == 4096
+    assert unit_of(b4) == min(4096, int(300 * devices.cores() * 32 / 4.39))
+    assert 64 <= unit_of(v2_xl, b4) < unit_of(v2_xl) < 4096
 
 
 @pytest.mark.parametrize(
@@ -389,13 +396,6 @@ def test_the_exit_code_is_3_above_the_ratio(
 ) -> None:
     said = footer(tiny_run, unit(refs(10)), rows=10 - failed, failures=failed)
     assert exit_code(ratio, {tiny_run.variant.name: [said]}) == code
-
-
-def test_a_runner_s_options_that_do_not_fit_are_one_line_before_anything_is_written(run, out: Path) -> None:
-    code, _, errors = run("--runner", "DataflowRunner")
-    assert (code, errors.count("\n")) == (2, 1)
-    assert "temp_location" in errors
-    assert not out.exists()
 
 
 def test_a_refused_run_leaves_the_index_as_it_was(run, pixelbeam, out: Path, folder: Path) -> None:
@@ -416,9 +416,7 @@ def test_a_dataset_with_many_failures_can_be_gone_on_with(run, out: Path, folder
 
 
 def test_a_surprise_comes_with_its_traceback() -> None:
-    error = RuntimeError(
-        "Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n"
-    )
+    error = "Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n"
     *traceback, last = reason_of(error).splitlines()
     assert traceback == ["Traceback (most recent call last):", "  File x", "KeyError: 'y'"]
     assert last == "the pipeline failed, what was committed stays; run the same command again"
@@ -489,8 +487,8 @@ def test_an_end_in_order_leaves_no_markers(
         if end:
             raise end
 
-    launched = pipelines.run.launch
-    monkeypatch.setattr(pipelines.run, "launch", launch)
+    launched = pipelines.launch.launch
+    monkeypatch.setattr(pipelines.launch, "launch", launch)
     others = attempts.begin(str(out), "a run that died", 7)
     code, _, _ = run()
     left = [os.path.basename(others)] if end else []

@@ -133,7 +133,7 @@ BAD_INPUT = {
     "no input bucket": Bad(2, "there is no gs://nowhere/a/; check --input$", source="gs://nowhere/a"),
     "no output bucket": Bad(
         1,
-        "cannot write gs://nowhere/a: there is no such bucket; make it, or name another output$",
+        "cannot write gs://nowhere/a: there is no such bucket; make it, or name another$",
         output="gs://nowhere/a",
     ),
     "no bucket": Bad(2, "--output gs:// names no bucket; give one", output="gs://"),

@@ -1,0 +1,29 @@
+"""`pixelbeam watch`: come back to the last run of an output: follow its job to its end, then sum up what it did."""
+
+from __future__ import annotations
+
+from pipelines import jobs, model_dir
+from pipelines.record import read_last_run
+from pipelines.run import finish
+from transforms import index
+from transforms.errors import UsageError
+from transforms.paths import absolute
+
+
+def main(output: str) -> int:
+    """Show the last run; returns its exit code.
+
+    Raises:
+        UsageError: There was no run.
+        RunError: It has not done all.
+        KeyboardInterrupt: Ctrl-C, which leaves the job to itself.
+    """
+    output = absolute(output)
+    work, last = index.read(output), read_last_run(output)
+    if work is None or last is None:
+        raise UsageError(f"{output} holds no run; give the --output of `pixelbeam run`")
+    run_id, config = last
+    job = jobs.read(output, run_id)
+    if job is not None:
+        jobs.follow(job, work.n_images, len(config.variants))
+    return finish(config, model_dir.resolve_variants(config), work, run_id)

@@ -1,0 +1,80 @@
+"""Starting the pipeline where it is to run, and waiting for it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import suppress
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from pipelines import progress
+from pipelines.config import RunConfig
+from pipelines.quiet import stderr_aside
+from transforms import attempts, devices, tally
+from transforms.errors import RunError, UsageError
+
+
+def is_here(config: RunConfig) -> bool:
+    """Whether the run is in this process, as it is where no runner is named."""
+    return PipelineOptions(list(config.beam_options)).view_as(StandardOptions).runner is None
+
+
+def new_pipeline(config: RunConfig) -> beam.Pipeline:
+    """An empty pipeline for the runner that was asked for; UsageError where its options do not fit together."""
+    try:
+        return beam.Pipeline(options=beam_options(config))
+    except ValueError as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+def beam_options(config: RunConfig) -> PipelineOptions:
+    """Beam's options; without a runner, this process with as many threads as keep its device busy."""
+    options = list(config.beam_options)
+    if is_here(config):
+        options = [
+            "--runner=FnApiRunner",
+            "--direct_running_mode=multi_threading",
+            f"--direct_num_workers={devices.harness_threads()}",
+            *options,
+        ]
+    return PipelineOptions(options)
+
+
+def launch_and_show(pipeline: beam.Pipeline, config: RunConfig, run_id: str, n_images: int) -> None:
+    """Run the pipeline to its end and show how it goes; an end in order leaves no markers of units begun."""
+    counts = tally.of_run(config.output, run_id)
+    try:
+        with (
+            stderr_aside() as terminal,
+            progress.Live(counts.snapshot, n_images, len(config.variants), terminal),
+        ):
+            launch(pipeline)
+    finally:
+        # In an outage what stopped the run is what counts.
+        with suppress(RunError):
+            attempts.forget(config.output, run_id)
+
+
+def launch(pipeline: beam.Pipeline) -> None:
+    """Run the pipeline to its end; raises RunError with the one line that matters where it fails."""
+    # A worker in this process logs each error that the runner then raises.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    try:
+        pipeline.run().wait_until_finish()
+    except RuntimeError as error:
+        raise RunError(reason_of(str(error))) from error
+
+
+def reason_of(text: str) -> str:
+    """One line for a failed pipeline, our own error's text; for a surprise its whole traceback comes first.
+
+    Args:
+        text: Of the runner's error: runners hand over a worker's error as the text of its traceback.
+    """
+    text = text.split(" [while running", maxsplit=1)[0].strip()
+    ours = re.search(r"^transforms\.errors\.RunError: (.*)", text, re.M)
+    if ours:
+        return ours.group(1)
+    return f"{text}\nthe pipeline failed, what was committed stays; run the same command again"

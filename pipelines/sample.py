@@ -1,0 +1,88 @@
+"""What a few of the images cost here: read and decoded as a run would do it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transforms import images, index
+from transforms.errors import BadImage
+from transforms.fetching import fetch_many
+from transforms.ordered import in_chunks
+from transforms.prepare import DECODE_TOGETHER
+from transforms.records import DecodedImage, ImageRef, Unit
+from transforms.resize import ModelInput, resize_many
+from transforms.variants import Variant
+
+SAMPLED = 256
+UNITS_SAMPLED = 8
+"""Each costs a request or two for its members."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What reading and decoding images took.
+
+    Attributes:
+        images: How many there were.
+        failed: How many of them cannot be read or decoded.
+        bytes_an_image: On average.
+        fetched_per_second: Images read a second from this machine, all requests at once.
+        decode_seconds: Of CPU for an image, decoded once and resized for each variant.
+    """
+
+    images: int
+    failed: int
+    bytes_an_image: float
+    fetched_per_second: float
+    decode_seconds: float
+
+
+def choose(units: Sequence[Unit]) -> list[ImageRef]:
+    """Some images of some units, the same each time."""
+    chosen = random.Random(0)
+    some = chosen.sample(units, min(UNITS_SAMPLED, len(units)))
+    refs = [index.members(unit) for unit in some]
+    each = -(-SAMPLED // max(1, len(some)))
+    return [ref for its in refs for ref in sorted(chosen.sample(its, min(each, len(its))), key=its.index)]
+
+
+def measure(refs: Sequence[ImageRef], variants: Sequence[Variant]) -> Sample | None:
+    """Read and decode the images; None where none could be read."""
+    # The first request connects, the first call of TensorFlow builds its kernels.
+    list(_decoded([each.content for each in fetch_many(refs[:1], images.MAX_BYTES)], variants))
+    started = time.perf_counter()
+    fetched = [each.content for each in fetch_many(refs, images.MAX_BYTES)]
+    fetch_seconds = time.perf_counter() - started
+    read = [content for content in fetched if isinstance(content, bytes)]
+    if not read:
+        return None
+    started = time.process_time()
+    good = sum(_decoded(read, variants))
+    decode_seconds = time.process_time() - started
+    return Sample(
+        images=len(refs),
+        failed=len(refs) - good,
+        bytes_an_image=sum(map(len, read)) / len(read),
+        fetched_per_second=len(refs) / fetch_seconds,
+        decode_seconds=decode_seconds / len(read),
+    )
+
+
+def _decoded(contents: Sequence[bytes | BadImage], variants: Sequence[Variant]) -> Iterator[int]:
+    """Decode and resize as `Prepare` does; gives how many of each few were good."""
+    inputs = tuple(ModelInput(variant.size, variant.resize) for variant in variants)
+    for chunk in in_chunks(contents, DECODE_TOGETHER):
+        decoded = [image for content in chunk if (image := _decode(content)) is not None]
+        yield sum(not isinstance(resized, BadImage) for resized in resize_many(decoded, inputs))
+
+
+def _decode(content: bytes | BadImage) -> DecodedImage | None:
+    if isinstance(content, BadImage):
+        return None
+    try:
+        return images.decode(content, lazily=True)
+    except BadImage:
+        return None
