@@ -41,6 +41,13 @@ def is_asked_for(config: RunConfig) -> bool:
 def check(config: RunConfig) -> None:
     """Raise UsageError for a job that cannot work; nothing is read."""
     if is_asked_for(config):
+        google = _options(config).view_as(GoogleCloudOptions)
+        for name in ("project", "region", "temp_location"):
+            # Without a place Beam would make a bucket.
+            if not getattr(google, name):
+                raise UsageError(
+                    f"--{name} is missing; a job needs --project, --region and --temp_location gs://..."
+                )
         _check_gpus(config)
         _check_places(config)
         if not _image(config):

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from pipelines import dataflow
 from pipelines.config import RunConfig
 from pipelines.options import build_parser, config_of, hyphenate, option_names
-from pipelines.run import build, check
+from pipelines.run import build
 from transforms import snapshots
 from transforms.errors import UsageError
 from transforms.fingerprints import VariantRun
@@ -200,10 +200,11 @@ def test_places_on_this_machine(option: str, remedy: str, tmp_path: Path) -> Non
     assert remedy in str(error.value)
 
 
-def test_no_place_for_the_pipeline() -> None:
-    options = (option for option in JOB if not option.startswith("--temp_location"))
-    with pytest.raises(UsageError, match=r"^[^\n]*temp_location[^\n]*$"):
-        check(config(*options))
+@pytest.mark.parametrize("name", ["project", "region", "temp_location"])
+def test_what_every_job_needs(name: str) -> None:
+    options = (option for option in JOB if not option.startswith(f"--{name}"))
+    with pytest.raises(UsageError, match=f"^--{name} is missing; a job needs --project, --region and"):
+        dataflow.check(config(*options))
 
 
 def test_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
