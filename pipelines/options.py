@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import importlib
 import os
 from typing import Any, NoReturn
 
@@ -183,10 +184,21 @@ def config_of(known: argparse.Namespace, extra: list[str], ours: set[str]) -> Ru
 
 
 def _check_beam_options(extra: list[str], ours: set[str]) -> None:
+    _load_runner(beam_parser().parse_known_args(extra)[0].runner)
     parser = beam_parser()
     unknown = parser.parse_known_args(extra)[1]
     if unknown:
         raise UsageError(unknown_option(unknown[0], ours | set(parser._option_string_actions)))
+
+
+def _load_runner(runner: str | None) -> None:
+    """Import a runner that is given by its full name: the options of DaskRunner, for one, are known only then."""
+    module, _, name = (runner or "").rpartition(".")
+    if module:
+        try:
+            getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"--runner {runner} cannot be loaded: {error}") from error
 
 
 def beam_parser() -> argparse.ArgumentParser:

@@ -38,6 +38,11 @@ def test_beam_s_options_are_passed_on() -> None:
     assert config(*options).beam_options == options
 
 
+def test_a_runner_named_in_full_brings_its_options() -> None:
+    options = ("--runner=apache_beam.runners.dask.dask_runner.DaskRunner", "--dask_client_address=tcp://x:1")
+    assert config(*options).beam_options == options
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -50,6 +55,8 @@ def test_beam_s_options_are_passed_on() -> None:
         (["--rnner", "x"], "unknown argument '--rnner'; did you mean --runner?"),
         (["--batch-size", "many"], "invalid int value: 'many'"),
         (["--precision", "half"], "invalid choice: 'half'"),
+        (["--runner", "no.such.Runner"], "--runner no.such.Runner cannot be loaded: No module named 'no'"),
+        (["--runner=os.path.Runner"], "--runner os.path.Runner cannot be loaded: module 'posixpath' has no"),
         (["stray"], None),
     ],
 )
