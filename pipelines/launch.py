@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-from contextlib import suppress
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipelines import progress
 from pipelines.config import RunConfig
 from pipelines.quiet import stderr_aside
+from pipelines.supervise import EXIT_WORKER_DIED
 from transforms import attempts, devices, tally
 from transforms.errors import RunError, UsageError
+
+WORKER_DIED = "Worker subprocess exited with return code"
+"""FnApiRunner's words in `multi_processing`."""
+
+
+class WorkersDied(RunError):
+    """Workers died over what they were at, whose markers have to stay."""
 
 
 def is_here(config: RunConfig) -> bool:
@@ -45,16 +58,23 @@ def beam_options(config: RunConfig) -> PipelineOptions:
 def launch_and_show(pipeline: beam.Pipeline, config: RunConfig, run_id: str, n_images: int) -> None:
     """Run the pipeline to its end and show how it goes; an end in order leaves no markers of units begun."""
     counts = tally.of_run(config.output, run_id)
-    try:
-        with (
-            stderr_aside() as terminal,
-            progress.Live(counts.snapshot, n_images, len(config.variants), terminal),
-        ):
-            launch(pipeline)
-    finally:
-        # In an outage what stopped the run is what counts.
-        with suppress(RunError):
-            attempts.forget(config.output, run_id)
+    with ExitStack() as in_order:
+        in_order.callback(_forget, config.output, run_id)
+        try:
+            with (
+                stderr_aside() as terminal,
+                progress.Live(counts.snapshot, n_images, len(config.variants), terminal),
+            ):
+                launch(pipeline)
+        except WorkersDied:
+            in_order.pop_all()
+            raise
+
+
+def _forget(output: str, run_id: str) -> None:
+    # In an outage what stopped the run is what counts.
+    with suppress(RunError):
+        attempts.forget(output, run_id)
 
 
 def launch(pipeline: beam.Pipeline) -> None:
@@ -62,9 +82,45 @@ def launch(pipeline: beam.Pipeline) -> None:
     # A worker in this process logs each error that the runner then raises.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
-        pipeline.run().wait_until_finish()
+        with no_longer_than_its_workers():
+            pipeline.run().wait_until_finish()
     except RuntimeError as error:
         raise RunError(reason_of(str(error))) from error
+    except grpc.FutureTimeoutError as error:
+        raise RunError(
+            "the job service does not answer; look at --job_endpoint, then run the same command again"
+        ) from error
+    except _killed_on_dask() as error:
+        raise WorkersDied(
+            f"{str(error).rstrip('.')}; what was committed stays; run the same command again"
+        ) from error
+
+
+@contextmanager
+def no_longer_than_its_workers() -> Iterator[None]:
+    """End this process with `EXIT_WORKER_DIED` if a worker process of the runner dies during the block.
+
+    FnApiRunner would wait for its answer forever: it raises the death in a thread where nobody hears of it. No
+    exception here could tell more, and the markers of what the worker was at have to stay.
+    """
+    usual = threading.excepthook
+
+    def end(raised: threading.ExceptHookArgs) -> None:
+        if str(raised.exc_value).startswith(WORKER_DIED):
+            os._exit(EXIT_WORKER_DIED)
+        usual(raised)
+
+    threading.excepthook = end
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
+
+
+def _killed_on_dask() -> tuple[type[Exception], ...]:
+    """What Dask raises when several workers died over the same task; it is loaded where it is the runner."""
+    distributed = sys.modules.get("distributed")
+    return (distributed.KilledWorker,) if distributed else ()
 
 
 def reason_of(text: str) -> str:

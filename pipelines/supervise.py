@@ -16,6 +16,8 @@ from transforms.watchdog import EXIT_HUNG
 
 EXIT_INCOMPLETE = 1
 EXIT_INTERRUPTED = 130
+EXIT_WORKER_DIED = 76
+"""Of the child, where the runner has processes of its own and one of them died."""
 
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
@@ -85,6 +87,8 @@ def _exit_code(code: int) -> int:
     """The command's exit code for the child's, which is negative where a signal ended it."""
     if code == EXIT_HUNG:
         _say("the model did not come back from the device")
+    elif code == EXIT_WORKER_DIED:
+        _say("a worker process died")
     elif code < 0:
         hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         _say(f"the process died ({signal.Signals(-code).name}{hint})")

@@ -110,6 +110,12 @@ def test_a_child_that_hung_is_one_line() -> None:
     assert done.stderr == f"pixelbeam: the model did not come back from the device; {ADVICE}"
 
 
+def test_a_worker_process_that_died_is_one_line() -> None:
+    done = run(f"def main():\n    os._exit({supervise.EXIT_WORKER_DIED})")
+    assert done.returncode == 1
+    assert done.stderr == f"pixelbeam: a worker process died; {ADVICE}"
+
+
 def test_what_was_printed_comes_once() -> None:
     done = run("sys.stdout.write('before ')\ndef main():\n    sys.stdout.write('inside')\n    return 0")
     assert done.stdout == "before inside"
