@@ -10,14 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pipelines.commands import verify
 from tests import bad, dataset, photos
-from transforms import index
 
-SCORES = ["logits", "top_classes", "features"]
 UNITS = 8
 IMAGES_PER_UNIT = 25
 
@@ -73,28 +69,6 @@ def committed_at_least(out: Path, count: int) -> Callable[[], bool]:
     return lambda: len(rows_files(out)) >= count
 
 
-def assert_equal_datasets(out: Path, undisturbed: Path) -> None:
-    """The same rows bitwise, the same failures, and no file that does not belong.
-
-    A unit over which two processes died is scored one image at a time, which rounds otherwise.
-    """
-    (mine,), (theirs,) = dataset.variants(out), dataset.variants(undisturbed)
-    rows, expected = dataset.rows(mine), dataset.rows(theirs)
-    quarantined = any("quarantine" in footer.model for footer in dataset.footers(mine))
-    assert rows.drop_columns(SCORES).equals(expected.drop_columns(SCORES))
-    for column in ("logits", "features") if quarantined else ():
-        vectors = [np.stack(table.column(column).to_numpy()) for table in (rows, expected)]
-        np.testing.assert_allclose(*vectors, rtol=1e-5, atol=1e-6)
-    assert quarantined or rows.equals(expected)
-    assert dataset.failures(mine) == dataset.failures(theirs)
-    assert sorted(path.name for path in mine.iterdir()) == sorted(path.name for path in theirs.iterdir())
-    named = {footer.failures_file for footer in dataset.footers(mine)} - {None}
-    belongs = {f"{mine.name}/{path.name}" for path in mine.iterdir()} | named
-    belongs |= {f"_index/{part.path}" for part in index.read(str(out)).parts} | {"_index/CURRENT.json"}
-    assert {name for name in dataset.files(out) if not name.startswith("_runs/")} == belongs
-    assert verify.main(str(out), deep=True) == 0
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("committed", [1, 3, 5])
 def test_killed_when_a_rows_file_appears(
@@ -106,7 +80,7 @@ def test_killed_when_a_rows_file_appears(
     assert committed <= len(done) < UNITS
     subprocess.run(arguments, check=True, capture_output=True)
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert_equal_datasets(tmp_path / "out", undisturbed)
+    dataset.assert_equal(tmp_path / "out", undisturbed)
 
 
 @pytest.mark.full
@@ -119,7 +93,7 @@ def test_killed_in_the_middle_of_a_unit(
     )
     assert rows_files(tmp_path / "out") == []
     subprocess.run(arguments, check=True, capture_output=True)
-    assert_equal_datasets(tmp_path / "out", undisturbed)
+    dataset.assert_equal(tmp_path / "out", undisturbed)
 
 
 @pytest.mark.full
@@ -130,4 +104,4 @@ def test_killed_again_and_again(
     for committed in (2, 4, 6):
         kill_when(arguments, tmp_path / "scratch", committed_at_least(tmp_path / "out", committed))
     subprocess.run(arguments, check=True, capture_output=True)
-    assert_equal_datasets(tmp_path / "out", undisturbed)
+    dataset.assert_equal(tmp_path / "out", undisturbed)
