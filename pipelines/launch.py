@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 import apache_beam as beam
 import grpc
@@ -58,23 +58,21 @@ def beam_options(config: RunConfig) -> PipelineOptions:
 def launch_and_show(pipeline: beam.Pipeline, config: RunConfig, run_id: str, n_images: int) -> None:
     """Run the pipeline to its end and show how it goes; an end in order leaves no markers of units begun."""
     counts = tally.of_run(config.output, run_id)
-    with ExitStack() as in_order:
-        in_order.callback(_forget, config.output, run_id)
-        try:
-            with (
-                stderr_aside() as terminal,
-                progress.Live(counts.snapshot, n_images, len(config.variants), terminal),
-            ):
-                launch(pipeline)
-        except WorkersDied:
-            in_order.pop_all()
-            raise
-
-
-def _forget(output: str, run_id: str) -> None:
-    # In an outage what stopped the run is what counts.
-    with suppress(RunError):
-        attempts.forget(output, run_id)
+    in_order = True
+    try:
+        with (
+            stderr_aside() as terminal,
+            progress.Live(counts.snapshot, n_images, len(config.variants), terminal),
+        ):
+            launch(pipeline)
+    except WorkersDied:
+        in_order = False
+        raise
+    finally:
+        if in_order:
+            # In an outage what stopped the run is what counts.
+            with suppress(RunError):
+                attempts.forget(config.output, run_id)
 
 
 def launch(pipeline: beam.Pipeline) -> None:
