@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from apache_beam.runners.runner import PipelineState
 from pipelines import progress, verdict
 from pipelines.config import RunConfig
 from pipelines.launch import reason_of
-from transforms import storage
+from transforms import attempts, storage
 from transforms.errors import RunError
 from transforms.infer import METRICS
 from transforms.records import StepSeconds
@@ -125,6 +126,10 @@ def follow(job: Job, n_images: int, n_variants: int) -> None:
             counts.take(service.metrics(), state)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the job goes on; {_how_to_come_back(job)}") from None
+    if state in (PipelineState.DONE, PipelineState.CANCELLED):
+        # What its workers were at is no image's fault.
+        with suppress(RunError):
+            attempts.forget(job.output, job.run_id)
     if state == PipelineState.CANCELLED:
         raise RunError(
             f"the job {job.id} was cancelled, what was committed stays; run the same command again"

@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import apache_beam as beam
 import pytest
@@ -16,6 +17,7 @@ from pipelines.config import RunConfig
 from pipelines.jobs import Job
 from tests.dataflow_server import DataflowServer, Distribution, Message, Metric, Step
 from tests.gcs_server import GcsServer
+from transforms import attempts
 from transforms.errors import RunError
 from transforms.infer import METRICS
 
@@ -143,6 +145,18 @@ def test_a_cancelled_job_is_one_line(submit, dataflow: DataflowServer) -> None:
     job = submit()
     with pytest.raises(RunError, match=rf"^the job {job.id} was cancelled, what was committed stays"):
         jobs.follow(job, 10, 1)
+
+
+@pytest.mark.parametrize(("end", "left"), [("DONE", 0), ("CANCELLED", 0), ("FAILED", 1)])
+def test_only_a_job_that_failed_leaves_markers_of_what_it_was_at(
+    submit, dataflow: DataflowServer, end: str, left: int
+) -> None:
+    dataflow.set(script=(RUNNING, Step(f"JOB_STATE_{end}")))
+    job = submit()
+    attempts.begin(OUT, RUN_ID, 3)
+    with nullcontext() if end == "DONE" else pytest.raises(RunError):
+        jobs.follow(job, 10, 1)
+    assert attempts.count(OUT, 3) == left
 
 
 def test_a_job_that_may_not_be_asked_after_goes_on(submit, dataflow: DataflowServer) -> None:
