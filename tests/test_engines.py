@@ -251,14 +251,15 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 STARTED, BEGUN = -1, 0
 
 
-def kill_a_worker(words: list[str], out: Path, number: int, moment: int) -> psutil.Process:
-    """Run the command and kill one of its two worker processes, which ends the command; the other worker.
+def kill_a_worker(words: list[str], out: Path, number: int, moment: int, *, then_the_other: bool) -> None:
+    """Run the command and kill one of its two worker processes, which ends the command.
 
     Args:
         words: The command.
         out: Its output.
         number: Which worker.
         moment: `STARTED`, as soon as there are two; `BEGUN`, when one is at a unit; else that many rows files.
+        then_the_other: Kill that too, which would go on with the units that it was given.
     """
     before = markers(out)
     process = start(words)
@@ -269,8 +270,9 @@ def kill_a_worker(words: list[str], out: Path, number: int, moment: int) -> psut
     elif moment > BEGUN:
         wait_until(process, lambda: rows_files(out) >= moment)
     workers.pop(number).kill()
+    if then_the_other:
+        workers[0].kill()
     assert finish(process) == (1, DIED)
-    return workers[0]
 
 
 @pytest.mark.full
@@ -279,9 +281,8 @@ def test_a_worker_process_killed_while_the_other_goes_on(
     number: int, words_for: Words, out: Path, usual: Path
 ) -> None:
     words = words_for(out, *MULTI_PROCESSING)
-    kill_a_worker(words, out, number, BEGUN)
+    kill_a_worker(words, out, number, BEGUN, then_the_other=False)
     assert rows_files(out) < UNITS
-    # The other worker ends after the units that it was given.
     assert finish(start(words)) == (0, "")
     dataset.assert_equal(out, usual)
 
@@ -291,7 +292,7 @@ def test_a_worker_process_killed_while_the_other_goes_on(
 def test_worker_processes_killed_in_turn(first: int, words_for: Words, out: Path, usual: Path) -> None:
     words = words_for(out, *MULTI_PROCESSING)
     for turn, moment in enumerate((STARTED, 1, BEGUN, 4)):
-        kill_a_worker(words, out, (first + turn) % 2, moment).kill()
+        kill_a_worker(words, out, (first + turn) % 2, moment, then_the_other=True)
         assert rows_files(out) < UNITS
     assert finish(start(words)) == (0, "")
     dataset.assert_equal(out, usual)
