@@ -116,9 +116,9 @@ def follow(job: Job, n_images: int, n_variants: int) -> None:
         RunError: It failed or was cancelled, or cannot be seen any more.
         KeyboardInterrupt: With how to come back.
     """
-    service = _Service(job)
     counts = _Counts()
     try:
+        service = _Service(job)
         with progress.Live(counts.snapshot, n_images, n_variants, sys.stderr, counts.words):
             while not PipelineState.is_terminal(state := service.state()):
                 counts.take(service.metrics(), state)

@@ -41,6 +41,8 @@ from tests.cloud import DEADLINE_SECONDS
 from tests.dataflow_server import SDK_WORKER, DataflowServer, Distribution, Execution, Message, Metric, Step
 from tests.gcs_server import GcsServer
 
+pytestmark = pytest.mark.full
+
 RUNNING, DONE, FAILED = (Step(f"JOB_STATE_{state}") for state in ("RUNNING", "DONE", "FAILED"))
 HERE = (sys.executable, "-m", SDK_WORKER)
 """A worker with this interpreter and this tree."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -170,11 +171,18 @@ def test_a_job_that_may_not_be_asked_after_goes_on(submit, dataflow: DataflowSer
 def test_ctrl_c_leaves_the_job_to_itself(submit, dataflow: DataflowServer) -> None:
     dataflow.set(script=(RUNNING,))
     job = submit()
-    pressed = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
-    pressed.start()
+
+    def press() -> None:
+        # Until it was asked after twice, so that the wait for the next time has begun.
+        while dataflow.requests.get("metrics", 0) < 2:
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
     with pytest.raises(KeyboardInterrupt) as interrupt:
         jobs.follow(job, 10, 1)
-    pressed.join()
+    pressing.join()
     assert str(interrupt.value) == (
         f"the job goes on; come back: pixelbeam watch {OUT}; cancel: gcloud dataflow jobs cancel {job.id} "
         "--project=project --region=us-central1"
