@@ -29,7 +29,11 @@ from transforms.variants import find
 
 B0 = "google/efficientnet/b0/classification/1"
 MODELS = "gs://out/models"
-LAUNCH = "import sys; from pipelines import cli; sys.exit(cli.main(sys.argv[1:]))"
+# In the background, where the tests may be, Ctrl-C is ignored until one listens to it.
+LAUNCH = (
+    "import signal, sys; from pipelines import cli; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "sys.exit(cli.main(sys.argv[1:]))"
+)
 RUNNING = Step("JOB_STATE_RUNNING")
 
 

@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import apache_beam as beam
@@ -168,6 +168,15 @@ def test_a_job_that_may_not_be_asked_after_goes_on(submit, dataflow: DataflowSer
         jobs.follow(submit(), 10, 1)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heard, also in a process that was started in the background, where it is ignored."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_job_to_itself(submit, dataflow: DataflowServer) -> None:
     dataflow.set(script=(RUNNING,))
     job = submit()
