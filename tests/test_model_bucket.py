@@ -434,7 +434,7 @@ class TestRunning:
         for is_pulled in (False, True):
             bucket.reset_counts()
             code, output, _ = pixelbeam(*plan)
-            assert (code, json.loads(output)["variants"][tiny.NAME]["is_pulled"]) == (0, is_pulled)
+            assert (code, json.loads(output)["work"][tiny.NAME]["is_pulled"]) == (0, is_pulled)
             assert not UPLOADS & set(bucket.counts.requests)
             pixelbeam("pull", *options)
 
