@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import listing
 from tests import photos
 
 
@@ -146,3 +147,14 @@ def test_hours_and_money_are_told_for_each_kind_of_worker(
     assert "not measured here: the models' rates" in printed
     assert f"  nvidia-l4: scaled from {costs['nvidia-l4']['source']}" in printed.splitlines()
     assert pixelbeam("plan", "--output", tmp_path / "out", *arguments, "--hourly-price", "1")[0] == 2
+
+
+def test_units_are_those_that_a_run_would_cut(
+    pixelbeam, plan, monkeypatch, folder: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(listing, "MIN_IMAGES_PER_UNIT", 1)
+    monkeypatch.setattr(listing, "LEAST_UNITS", 1)
+    monkeypatch.setattr("pipelines.run.UNIT_SECONDS", 1e-3)
+    slow = "google/imagenet/efficientnet_v2_imagenet21k_xl/feature_vector/2"
+    said = plan("--input", folder, "--variant", slow, "--model-dir", tmp_path / "models")
+    assert said["units"] == 10

@@ -15,6 +15,7 @@ from pipelines.config import RunConfig
 from pipelines.costs import Cost, cost_of
 from pipelines.listing import preview_work, unit_size
 from pipelines.progress import counted, stdout
+from pipelines.run import usual_unit
 from pipelines.sample import Sample
 from transforms import index, storage
 from transforms.changes import Changes
@@ -118,7 +119,7 @@ def _parts(config: RunConfig, output: str, folder: str) -> tuple[list[str], Chan
     """Paths of the index's parts as a run would have them, and what it would change in it."""
     if config.inputs:
         layout = Layout(config.image_column, config.keep)
-        size = unit_size(config.images_per_unit)
+        size = unit_size(config.images_per_unit, usual_unit(config))
         return preview_work(config.inputs, output, layout, size, config.limit, folder)
     current = index.read(output)
     if current is None:
