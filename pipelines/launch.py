@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.worker import sdk_worker
 
 from pipelines import progress
 from pipelines.config import RunConfig
@@ -77,7 +78,8 @@ def launch_and_show(pipeline: beam.Pipeline, config: RunConfig, run_id: str, n_i
 
 def launch(pipeline: beam.Pipeline) -> None:
     """Run the pipeline to its end; raises RunError with the one line that matters where it fails."""
-    # A worker in this process logs each error that the runner then raises.
+    # A worker in this process prints and logs each error that the runner raises; of two workers one does so too late.
+    vars(sdk_worker)["print"] = lambda *_, **__: None
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
         with no_longer_than_its_workers():

@@ -16,10 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines import cli, launch
-from pipelines.config import RunConfig
+from pipelines import cli
 from tests import bad, dataset, photos, servers
-from transforms import attempts, index, infer
+from transforms import index, infer
 from transforms.commit import TargetWriter
 from transforms.records import Receipt, ScoreBatch
 
@@ -204,20 +203,6 @@ sys.exit(supervise(main))
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS_A_RUN)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, DIED)
-
-
-def test_markers_stay_where_workers_died(
-    tmp_path: Path, tiny_toml: str, models: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(_: object) -> None:
-        attempts.begin(str(tmp_path), "run", 3)
-        raise launch.WorkersDied("a worker died over unit 3")
-
-    monkeypatch.setattr(launch, "launch", die)
-    config = RunConfig(inputs=("x",), output=str(tmp_path), variants=(tiny_toml,), model_dir=models)
-    with pytest.raises(launch.WorkersDied):
-        launch.launch_and_show(launch.new_pipeline(config), config, "run", 1)
-    assert attempts.count(str(tmp_path), 3) == 1
 
 
 def markers(out: Path) -> set[str]:

@@ -1,104 +1,76 @@
-"""The scripts that launch: shellcheck, and what they give to the programs that they end in."""
+"""What is heard of a pipeline that fails: one line, and of the errors of workers in this process no more."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from tests.deployed import BUILD, DEPLOY, SCRIPTS, program
+from pipelines import launch
+from pipelines.config import RunConfig
+from pipelines.launch import reason_of
+from transforms import attempts
+from transforms.errors import RunError
 
-
-def test_the_scripts_pass_shellcheck() -> None:
-    assert len(SCRIPTS) == 2
-    done = subprocess.run(
-        [program("shellcheck"), "--enable=all", "--exclude=SC2154,SC2250,SC2292", *SCRIPTS],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    for script in SCRIPTS:
-        assert "\nset -euo pipefail\n" in script.read_text(encoding="utf-8")
-        assert os.access(script, os.X_OK)
+MANY = range(64)
+the_first_is_told = threading.Event()
+workers: list[int] = []
 
 
-MADE = {"PROJECT": "p", "REGION": "r", "BUCKET": "b", "IMAGE": "r-docker.pkg.dev/p/i:1", "TAG": "1"}
-RUN = ["--input", "gs://in/a b", "--output", "gs://b/out", "--variant", "v"]
+def fail(_: int) -> None:
+    """Raise in each of two workers, in the second once the error of the first was told."""
+    number = len(workers)
+    workers.append(threading.get_ident())
+    while len(workers) < 2:
+        time.sleep(0.01)
+    if number == 1:
+        the_first_is_told.wait()
+    raise RunError(f"unit {number}: nothing can be read; mend the storage")
 
 
-def run_script(
-    name: str, words: list[str], folder: Path, environment: dict[str, str]
-) -> tuple[int, list[str], str]:
-    """A script's exit code, the words that it gave to the program that it ends in, and its stderr."""
-    for stand_in in ("gcloud", "pixelbeam"):
-        path = folder / stand_in
-        path.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
-        path.chmod(0o755)
-    done = subprocess.run(
-        [DEPLOY / name, *words],
-        env={"PATH": f"{folder}:/usr/bin:/bin", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout.splitlines(), done.stderr
+def test_of_two_workers_that_fail_one_is_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    in_threads = ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=2"]
+    pipeline = beam.Pipeline(options=PipelineOptions(in_threads))
+    pipeline | beam.Create(MANY) | beam.Reshuffle() | beam.Map(fail)
+    with pytest.raises(RunError, match=r"^unit 0: nothing can be read; mend the storage$"):
+        launch.launch(pipeline)
+    the_first_is_told.set()
+    while is_at_work(workers[1]):
+        time.sleep(0.01)
+    assert capfd.readouterr().err == ""
 
 
-def test_launch_fills_in_what_terraform_made(tmp_path: Path) -> None:
-    code, words, _ = run_script("launch.sh", [*RUN, "--model-dir=mine"], tmp_path, MADE)
-    assert code == 0
-    assert words[:7] == [
-        *("run", "--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/tmp"),
-        *("--staging_location=gs://b/tmp/staging", "--sdk_container_image=r-docker.pkg.dev/p/i:1"),
-    ]
-    assert words[7:] == ["--model-dir=gs://b/models", *RUN, "--model-dir=mine"]
-    private = {**MADE, "WORKER": "w@p", "SUBNETWORK": "regions/r/subnetworks/s"}
-    _, words, _ = run_script("launch.sh", RUN, tmp_path, private)
-    added = {
-        "--service_account_email=w@p",
-        "--subnetwork=regions/r/subnetworks/s",
-        "--no_use_public_ips",
-    }
-    assert added <= set(words)
+def is_at_work(worker: int) -> bool:
+    """Whether a thread of Beam's still has something to do."""
+    frame = sys._current_frames().get(worker)
+    while frame is not None:
+        if frame.f_code.co_name == "_execute":
+            return True
+        frame = frame.f_back
+    return False
 
 
-def test_launch_template_gives_each_parameter_whole(tmp_path: Path) -> None:
-    words = ["nightly-1", "input=gs://in/a,gs://in/b c", "limit=10", "--", "--max-workers=3"]
-    code, given, _ = run_script("launch_template.sh", words, tmp_path, {**MADE, "WORKER": "w@p"})
-    assert code == 0
-    assert given == [
-        *("dataflow", "flex-template", "run", "nightly-1", "--project=p", "--region=r"),
-        "--template-file-gcs-location=gs://b/templates/pixelbeam-1.json",
-        *("--staging-location=gs://b/tmp/staging", "--temp-location=gs://b/tmp"),
-        *("--launcher-machine-type=e2-standard-4", "--service-account-email=w@p"),
-        *("--parameters=^|^model_dir=gs://b/models", "--parameters=^|^input=gs://in/a,gs://in/b c"),
-        *("--parameters=^|^limit=10", "--max-workers=3"),
-    ]
-    template = f"gs://{MADE['BUCKET']}/templates/pixelbeam-{MADE['TAG']}.json"
-    made = next(word for word in BUILD["steps"][3]["args"] if word.startswith("gs://"))
-    assert made.replace("${_BUCKET}", "b").replace("${_TAG}", "1") == template
+def test_a_surprise_comes_with_its_traceback() -> None:
+    error = "Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n"
+    *traceback, last = reason_of(error).splitlines()
+    assert traceback == ["Traceback (most recent call last):", "  File x", "KeyError: 'y'"]
+    assert last == "the pipeline failed, what was committed stays; run the same command again"
 
 
-@pytest.mark.parametrize(
-    ("script", "words", "without", "message"),
-    [
-        ("launch.sh", RUN, "IMAGE", "launch.sh: IMAGE is not set"),
-        ("launch.sh", RUN[2:], "", "launch.sh: --input is missing"),
-        ("launch.sh", [], "", "launch.sh: --input is missing"),
-        ("launch_template.sh", ["job"], "TAG", "launch_template.sh: TAG is not set"),
-        ("launch_template.sh", [], "", "launch_template.sh: '' is no name of a job"),
-        ("launch_template.sh", ["Job"], "", "launch_template.sh: 'Job' is no name of a job"),
-        ("launch_template.sh", ["job", "input"], "", "launch_template.sh: 'input' is no NAME=VALUE"),
-    ],
-)
-def test_bad_input_is_a_usage_and_exit_2(
-    script: str, words: list[str], without: str, message: str, tmp_path: Path
+def test_markers_stay_where_workers_died(
+    tmp_path: Path, tiny_toml: str, models: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {name: value for name, value in MADE.items() if name != without}
-    code, given, errors = run_script(script, words, tmp_path, environment)
-    assert (code, given) == (2, [])
-    assert errors.splitlines()[0] == message
-    assert errors.splitlines()[1].startswith("usage: PROJECT=")
+    def die(_: object) -> None:
+        attempts.begin(str(tmp_path), "run", 3)
+        raise launch.WorkersDied("a worker died over unit 3")
+
+    monkeypatch.setattr(launch, "launch", die)
+    config = RunConfig(inputs=("x",), output=str(tmp_path), variants=(tiny_toml,), model_dir=models)
+    with pytest.raises(launch.WorkersDied):
+        launch.launch_and_show(launch.new_pipeline(config), config, "run", 1)
+    assert attempts.count(str(tmp_path), 3) == 1

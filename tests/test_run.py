@@ -17,7 +17,6 @@ import pipelines.launch
 import pipelines.run
 from pipelines import listing
 from pipelines.config import RunConfig
-from pipelines.launch import reason_of
 from pipelines.run import exit_code
 from tests import bad, dataset, photos, tiny
 from tests.records import footer, refs, unit
@@ -413,13 +412,6 @@ def test_a_dataset_with_many_failures_can_be_gone_on_with(run, out: Path, folder
     assert code == 3
     assert "2 of 27 images of acme/tiny/classification/1 failed, more than --max-failure-ratio 0.0" in errors
     dataset.assert_conserved(out)
-
-
-def test_a_surprise_comes_with_its_traceback() -> None:
-    error = "Traceback (most recent call last):\n  File x\nKeyError: 'y' [while running 'Prepare']\n"
-    *traceback, last = reason_of(error).splitlines()
-    assert traceback == ["Traceback (most recent call last):", "  File x", "KeyError: 'y'"]
-    assert last == "the pipeline failed, what was committed stays; run the same command again"
 
 
 def test_the_summary_ends_in_one_verdict(run) -> None:
