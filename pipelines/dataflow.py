@@ -35,7 +35,7 @@ _DRIVER = "install-nvidia-driver:5xx"
 def is_asked_for(config: RunConfig) -> bool:
     """Whether the run is a Dataflow job."""
     runner = _options(config).view_as(StandardOptions).runner or ""
-    return runner.lower() in ("dataflow", "dataflowrunner")
+    return runner.rpartition(".")[2].lower() in ("dataflow", "dataflowrunner")
 
 
 def check(config: RunConfig) -> None:

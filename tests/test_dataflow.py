@@ -10,8 +10,11 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from pipelines import dataflow
 from pipelines.config import RunConfig
+from pipelines.estimate import DECODE_SECONDS
+from pipelines.listing import UNIT_SECONDS
 from pipelines.options import build_parser, config_of, hyphenate, option_names
 from pipelines.run import build
+from pipelines.workers import workers_of
 from transforms import snapshots
 from transforms.errors import UsageError
 from transforms.fingerprints import VariantRun
@@ -60,6 +63,36 @@ def test_a_job_without_gpus() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("runner", "it_is"),
+    [
+        ("DataflowRunner", True),
+        ("dataflow", True),
+        ("apache_beam.runners.dataflow.dataflow_runner.DataflowRunner", True),
+        ("DirectRunner", False),
+    ],
+)
+def test_a_runner_has_several_names(runner: str, it_is: bool) -> None:
+    assert dataflow.is_asked_for(config(f"--runner={runner}")) == it_is
+
+
+@pytest.mark.parametrize(
+    ("machine", "threads"), [("n2-standard-4", 4), ("n2-standard-32", 8), ("e2-micro", 8)]
+)
+def test_threads_are_those_of_the_machine(machine: str, threads: int) -> None:
+    assert options(f"--machine_type={machine}")["number_of_worker_harness_threads"] == threads
+    assert options("--machine_type=n1-standard-1")["number_of_worker_harness_threads"] == 2
+
+
+def test_a_unit_is_what_a_worker_does_in_five_minutes_decoding_included() -> None:
+    t4 = "--accelerator=nvidia-tesla-t4"
+    decoding = workers_of(config(*JOB, t4, "--machine_type=n1-standard-1"))
+    assert decoding.images_per_second == pytest.approx(1 / DECODE_SECONDS)
+    scoring = workers_of(config(*JOB, t4, "--machine_type=n1-standard-96"))
+    assert 1 / DECODE_SECONDS < scoring.images_per_second < 96 / DECODE_SECONDS
+    assert scoring.unit_images == UNIT_SECONDS * scoring.images_per_second
+
+
 def test_a_gpu_in_one_process() -> None:
     found = options("--accelerator", "nvidia-l4")
     assert found["dataflow_service_options"] == [
@@ -95,6 +128,10 @@ def test_a_machine_has_the_vcpus_that_keep_its_gpu_busy(
 ) -> None:
     found = options("--accelerator=nvidia-l4", f"--precision={precision}", variants=variants)
     assert found["machine_type"] == machine
+
+
+def test_where_none_has_enough_vcpus_it_is_the_largest_machine() -> None:
+    assert options("--accelerator=nvidia-tesla-v100", "--precision=fast")["machine_type"] == "n1-standard-8"
 
 
 @pytest.mark.parametrize(("n_units", "workers"), [(0, 1), (1, 1), (6, 1), (7, 2), (10**6, 16)])

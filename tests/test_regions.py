@@ -47,21 +47,27 @@ def test_where_the_workers_are(options: list[str], region: str) -> None:
     assert regions.worker_region(PipelineOptions(options)) == region
 
 
+BUCKETS = ("in", "out", "models", "temporary", "staging")
+
+
 @pytest.fixture
 def config() -> RunConfig:
-    """A job in us-central1 that has to do with four buckets."""
+    """A job in us-central1 that has to do with five buckets."""
     return RunConfig(
         inputs=("gs://in/photos", "s3://elsewhere/photos", "gs://in/more"),
         output="gs://out/data",
         variants=("x",),
         model_dir="gs://models",
-        beam_options=("--region=us-central1", "--temp_location=gs://temporary/tmp"),
+        beam_options=(
+            *("--region=us-central1", "--temp_location=gs://temporary/tmp"),
+            "--staging_location=gs://staging/tmp",
+        ),
     )
 
 
 @pytest.fixture
 def buckets(gcs: GcsServer) -> GcsServer:
-    for bucket in ("models", "temporary"):
+    for bucket in BUCKETS[2:]:
         gcs.create_bucket(bucket)
     return gcs
 
@@ -70,11 +76,11 @@ def test_buckets_of_the_region_are_right(buckets: GcsServer, config: RunConfig, 
     buckets.set(places={"in": ("US",), "out": ("CUSTOM", "US-CENTRAL1", "US-EAST1")})
     buckets.reset_counts()
     regions.check(config)
-    assert buckets.counts.requests == {"bucket": 4}
+    assert buckets.counts.requests == {"bucket": 5}
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("bucket", ["in", "out", "models", "temporary"])
+@pytest.mark.parametrize("bucket", BUCKETS)
 def test_a_bucket_elsewhere_is_one_line(buckets: GcsServer, config: RunConfig, bucket: str) -> None:
     buckets.set(places={bucket: ("EUR", "EUROPE-WEST1", "EUROPE-WEST4")})
     with pytest.raises(UsageError) as error:
@@ -88,7 +94,7 @@ def test_a_bucket_elsewhere_is_one_line(buckets: GcsServer, config: RunConfig, b
 @pytest.mark.parametrize("bucket", ["out", "temporary"])
 def test_a_bucket_that_is_not_there_is_one_line(gcs: GcsServer, config: RunConfig, bucket: str) -> None:
     gcs.reset()
-    for name in {"in", "out", "models", "temporary"} - {bucket}:
+    for name in {*BUCKETS} - {bucket}:
         gcs.create_bucket(name)
     with pytest.raises(UsageError, match=f"^there is no bucket gs://{bucket}/; make it"):
         regions.check(config)
@@ -98,6 +104,5 @@ def test_what_may_not_be_asked_is_taken_to_be_right(buckets: GcsServer, config: 
     buckets.set(deny=("bucket",))
     regions.check(config)
     assert capsys.readouterr().err.splitlines() == [
-        f"where gs://{bucket} lies may not be asked; it should be in us-central1"
-        for bucket in ("in", "out", "models", "temporary")
+        f"where gs://{bucket} lies may not be asked; it should be in us-central1" for bucket in BUCKETS
     ]
