@@ -51,6 +51,12 @@ def test_a_module_without_a_figure_is_scaled_from_the_nearest(name: str, least: 
     assert found.guessed
 
 
+def test_the_nearest_is_that_of_the_most_alike_multiply_adds() -> None:
+    b7 = find("google/efficientnet/b7/classification/1")
+    scaled = 1497 * (multiply_adds(B4) / multiply_adds(b7)) ** estimate.WORK_EXPONENT
+    assert rate(b7, accelerators()["nvidia-a100-80gb"], "fast").images_per_second == pytest.approx(scaled)
+
+
 def test_the_smaller_a_module_the_faster_it_is_on_every_device() -> None:
     names = [f"google/efficientnet/b{number}/classification/1" for number in range(8)]
     for accelerator in accelerators().values():
