@@ -221,6 +221,9 @@ def test_a_flex_template_hands_its_parameters_to_the_job(
     assert (pool["machineType"], pool["numWorkers"]) == ("g2-standard-16", 1)
     assert [each["containerImage"] for each in pool["sdkHarnessContainerImages"]] == ["images/pixelbeam:2"]
     assert job["labels"]["pixelbeam_accelerator"] == "nvidia-l4"
+    code, _, errors = pixelbeam("watch", OUT)
+    assert code == 1
+    assert errors.startswith("the launcher of a template submitted the job, so that only its rows are known")
 
 
 def test_a_failed_job_is_one_line_with_the_worker_s_reason(

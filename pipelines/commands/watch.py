@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines import jobs, model_dir
+import sys
+
+from pipelines import dataflow, jobs, model_dir
 from pipelines.record import read_last_run
 from pipelines.run import finish
 from transforms import index
@@ -26,4 +28,10 @@ def main(output: str) -> int:
     job = jobs.read(output, run_id)
     if job is not None:
         jobs.follow(job, work.n_images, len(config.variants))
+    elif dataflow.is_asked_for(config):
+        print(
+            "the launcher of a template submitted the job, so that only its rows are known here; its state: "
+            "gcloud dataflow jobs list",
+            file=sys.stderr,
+        )
     return finish(config, model_dir.resolve_variants(config), work, run_id)
