@@ -98,7 +98,7 @@ def rate_on_cpu(variant: Variant, vcpus: int) -> Rate:
     """How fast a module is on so many cores."""
     images_per_second = vcpus * MULTIPLY_ADDS_PER_CORE_SECOND / (multiply_adds(variant) * 1e9)
     return Rate(
-        images_per_second, "measured with EfficientNet-B0 and B3 on two cores of an AMD EPYC", guessed=True
+        images_per_second, "EfficientNet-B0 and B3, measured on two cores of an AMD EPYC", guessed=True
     )
 
 
