@@ -88,8 +88,9 @@ def submit(pipeline: beam.Pipeline, config: RunConfig, run_id: str) -> Job | Non
     google = pipeline.options.view_as(GoogleCloudOptions)
     options = tuple(config.beam_options)
     job = Job(run_id, result.job_id(), google.project, google.region, config.output, options)
-    _keep(job)
+    # Told first: a job that cannot be kept is paid for all the same.
     print(f"submitted {job.id}: {job.url}\n{_how_to_come_back(job)}", file=sys.stderr)
+    _keep(job)
     return job
 
 

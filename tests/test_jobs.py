@@ -89,6 +89,15 @@ def test_a_job_that_dataflow_refuses_is_one_line(submit) -> None:
     assert "already" in str(error.value).lower()
 
 
+def test_a_job_that_cannot_be_kept_is_told_all_the_same(
+    submit, dataflow: DataflowServer, gcs: GcsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gcs.set(deny=("upload",))
+    with pytest.raises(RunError, match="no permission"):
+        submit()
+    assert capsys.readouterr().err.startswith(f"submitted {dataflow.job().id}: ")
+
+
 def test_progress_is_shown_until_the_end(
     submit, dataflow: DataflowServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
