@@ -124,7 +124,6 @@ def follow(job: Job, n_images: int, n_variants: int) -> None:
             while not PipelineState.is_terminal(state := service.state()):
                 counts.take(service.metrics(), state)
                 time.sleep(POLL_SECONDS)
-            counts.take(service.metrics(), state)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the job goes on; {_how_to_come_back(job)}") from None
     if state in (PipelineState.DONE, PipelineState.CANCELLED):
