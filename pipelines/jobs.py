@@ -120,10 +120,13 @@ def follow(job: Job, n_images: int, n_variants: int) -> None:
     counts = _Counts()
     try:
         service = _Service(job)
+        state = service.state()
+        counts.take(service.metrics(), state)
         with progress.Live(counts.snapshot, n_images, n_variants, sys.stderr, counts.words):
-            while not PipelineState.is_terminal(state := service.state()):
-                counts.take(service.metrics(), state)
+            while not PipelineState.is_terminal(state):
                 time.sleep(POLL_SECONDS)
+                state = service.state()
+                counts.take(service.metrics(), state)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the job goes on; {_how_to_come_back(job)}") from None
     if state in (PipelineState.DONE, PipelineState.CANCELLED):
@@ -225,9 +228,5 @@ class _Counts:
                 for step in StepSeconds.__annotations__
             }
             if not self._metrics.get("images"):
-                return (
-                    f"the job is {self._state.lower()}, workers start within some minutes"
-                    if self._state
-                    else ""
-                )
+                return f"the job is {self._state.lower()}, workers start within some minutes"
         return f"most time goes into {verdict.longest(StepSeconds(**seconds))}"
