@@ -168,7 +168,7 @@ class _Service:
         """Our counters, and the sums of our distributions, as far as the service has them: the greater of each two."""
         metrics: dict[str, int] = {}
         for metric in self._asked(lambda: self._client.get_job_metrics(self._job.id)).metrics:
-            if metric.name.origin == "user" and metric.name.context.get("namespace") == METRICS:
+            if metric.name.context.get("namespace") == METRICS:
                 value = (
                     metric.scalar if metric.scalar is not None else (metric.distribution or {}).get("sum", 0)
                 )

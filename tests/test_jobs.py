@@ -30,6 +30,7 @@ WITHOUT_PIP = "--experiments=disable_logging_submission_environment"
 OF_THE_JOB = Message(
     "Workflow failed. Causes: S01:Prepare failed. The work item was attempted 4 times", "ERROR"
 )
+A_WARNING = Message("A later warning", "WARNING")
 
 
 @pytest.fixture(autouse=True)
@@ -131,8 +132,7 @@ def test_a_job_that_failed_is_one_line_with_the_worker_s_reason(submit, dataflow
         "transforms.errors.RunError: every image of unit 0 was refused [while running 'Prepare-ptransform-1']\n",
         "ERROR",
     )
-    later = Message("A later warning", "WARNING")
-    dataflow.set(script=(RUNNING, Step("JOB_STATE_FAILED", (from_worker, later, OF_THE_JOB))))
+    dataflow.set(script=(RUNNING, Step("JOB_STATE_FAILED", (from_worker, A_WARNING, OF_THE_JOB))))
     job = submit()
     with pytest.raises(RunError) as error:
         jobs.follow(job, 10, 1)
@@ -142,7 +142,7 @@ def test_a_job_that_failed_is_one_line_with_the_worker_s_reason(submit, dataflow
 
 
 @pytest.mark.parametrize(
-    ("messages", "reason"), [((OF_THE_JOB,), OF_THE_JOB.text), ((), "Dataflow gives no reason")]
+    ("messages", "reason"), [((OF_THE_JOB, A_WARNING), OF_THE_JOB.text), ((), "Dataflow gives no reason")]
 )
 def test_a_job_that_failed_otherwise_has_the_last_error_as_its_reason(
     submit, dataflow: DataflowServer, messages: tuple[Message, ...], reason: str
