@@ -17,15 +17,14 @@ from pipelines.launch import reason_of
 from transforms import attempts
 from transforms.errors import RunError
 
-MANY = range(64)
 the_first_is_told = threading.Event()
-workers: list[int] = []
+workers: dict[int, int] = {}
 
 
-def fail(_: int) -> None:
+def fail(element: tuple[int, object]) -> None:
     """Raise in each of two workers, in the second once the error of the first was told."""
-    number = len(workers)
-    workers.append(threading.get_ident())
+    number, _ = element
+    workers[number] = threading.get_ident()
     while len(workers) < 2:
         time.sleep(0.01)
     if number == 1:
@@ -36,7 +35,9 @@ def fail(_: int) -> None:
 def test_of_two_workers_that_fail_one_is_heard(capfd: pytest.CaptureFixture[str]) -> None:
     in_threads = ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=2"]
     pipeline = beam.Pipeline(options=PipelineOptions(in_threads))
-    pipeline | beam.Create(MANY) | beam.Reshuffle() | beam.Map(fail)
+    # Keys are dealt out to the workers in turn, and the runner hears of the first worker first.
+    numbered = pipeline | beam.Create([(0, None), (1, None)], reshuffle=False) | beam.GroupByKey()
+    _ = numbered | beam.Map(fail)
     with pytest.raises(RunError, match=r"^unit 0: nothing can be read; mend the storage$"):
         launch.launch(pipeline)
     the_first_is_told.set()
