@@ -26,7 +26,6 @@ from transforms.listing import USUAL_LAYOUT
 from transforms.prepare import prepare_unit
 from transforms.records import PixelBatch, Unit
 from transforms.runtime import Models, load_models
-from transforms.write import StopRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +135,8 @@ def whole_pipeline(job: Job, limit: int | None = None) -> dict[str, float]:
     try:
         config = replace(job.config, output=output, limit=limit or job.config.limit)
         work = index_of(replace(job, config=config))
-        run_id = record_run(config, job.runs, work)
         pipeline = launch.new_pipeline(config)
-        stop_rule = StopRule(work.n_images, config.max_failure_ratio)
-        run.build(pipeline, work.part_paths(), config, job.runs, run_id, stop_rule)
+        run.build(pipeline, run.Begun(config, job.runs, work, record_run(config, job.runs, work)))
         started = time.perf_counter()
         launch.launch(pipeline)
         seconds = time.perf_counter() - started

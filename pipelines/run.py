@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import apache_beam as beam
@@ -33,18 +33,30 @@ EXIT_COMPLETE = 0
 EXIT_TOO_MANY_FAILURES = 3
 
 
-def build(
-    pipeline: beam.Pipeline,
-    index_parts: Iterable[str],
-    config: RunConfig,
-    runs: tuple[VariantRun, ...],
-    run_id: str,
-    stop_rule: StopRule,
-) -> beam.PCollection[Receipt]:
+@dataclass(frozen=True)
+class Begun:
+    """A run whose inputs are listed and whose record is written: what it takes to build it and to finish it.
+
+    Attributes:
+        config: What was asked for.
+        runs: The variants, their modules there and checked.
+        work: The output's index.
+        run_id: The run's name.
+    """
+
+    config: RunConfig
+    runs: tuple[VariantRun, ...]
+    work: Index
+    run_id: str
+
+
+def build(pipeline: beam.Pipeline, begun: Begun) -> beam.PCollection[Receipt]:
     """The pipeline: index parts to the receipts of committed files. Only keys are shuffled."""
+    config, runs, run_id = begun.config, begun.runs, begun.run_id
+    stop_rule = StopRule(begun.work.n_images, config.max_failure_ratio)
     return (
         pipeline
-        | "Parts" >> beam.Create(list(index_parts), reshuffle=False)
+        | "Parts" >> beam.Create(begun.work.part_paths(), reshuffle=False)
         | "Units" >> beam.FlatMap(index.units_of)
         | "Reshuffle" >> beam.Reshuffle()
         | "Prepare" >> Prepare(config.output, runs, run_id, config.batch_size, config.retry_failures)
@@ -60,20 +72,35 @@ def run(config: RunConfig) -> int:
         UsageError: The command cannot mean what it says.
         RunError: It cannot be carried out; what was committed stays.
     """
+    begun = begin(config)
+    has_ended = execute(begun)
+    return finish(begun) if has_ended else EXIT_COMPLETE
+
+
+def begin(config: RunConfig) -> Begun:
+    """Have the modules at hand, list the inputs into the output's index, and write the record of the run.
+
+    Raises:
+        UsageError: The command cannot mean what it says.
+        RunError: An input, a module or the output is out of reach.
+    """
     check(config)
     runs = model_dir.resolve_variants(config)
     if not config.replace:
         settle.refuse_other_settings(config.output, runs)
-    with ThreadPoolExecutor(1) as beside:
-        if is_here(config):
-            # What goes wrong is raised where the pipeline asks for the models.
-            beside.submit(load_models, runs)
-        layout = Layout(config.image_column, config.keep)
-        size = unit_size(config.images_per_unit, usual_unit(config))
-        work = list_work(config.inputs, config.output, layout, size, config.limit)
-        run_id = record_run(config, runs, work)
-        has_ended = execute(config, runs, work, run_id)
-    return finish(config, runs, work, run_id) if has_ended else EXIT_COMPLETE
+    if is_here(config):
+        load_beside(runs)
+    layout = Layout(config.image_column, config.keep)
+    size = unit_size(config.images_per_unit, usual_unit(config))
+    work = list_work(config.inputs, config.output, layout, size, config.limit)
+    return Begun(config, runs, work, record_run(config, runs, work))
+
+
+def load_beside(runs: tuple[VariantRun, ...]) -> None:
+    """Start loading the models in a thread; what goes wrong is raised where the pipeline asks for them."""
+    beside = ThreadPoolExecutor(1)
+    beside.submit(load_models, runs)
+    beside.shutdown(wait=False)
 
 
 def check(config: RunConfig) -> None:
@@ -91,23 +118,22 @@ def check(config: RunConfig) -> None:
         devices.require_gpu()
 
 
-def execute(config: RunConfig, runs: tuple[VariantRun, ...], work: Index, run_id: str) -> bool:
+def execute(begun: Begun) -> bool:
     """Run the pipeline where it is to run; False where a job of Dataflow is left to itself."""
-    on_dataflow = dataflow.is_asked_for(config)
+    on_dataflow = dataflow.is_asked_for(begun.config)
     if on_dataflow:
-        dataflow.check_index(work)
-        config = dataflow.filled_in(config, work.n_units, run_id)
+        dataflow.check_index(begun.work)
+        begun = replace(begun, config=dataflow.filled_in(begun.config, begun.work.n_units, begun.run_id))
+    config, n_images = begun.config, begun.work.n_images
     pipeline = new_pipeline(config)
-    build(
-        pipeline, work.part_paths(), config, runs, run_id, StopRule(work.n_images, config.max_failure_ratio)
-    )
+    build(pipeline, begun)
     if not on_dataflow:
-        launch_and_show(pipeline, config, run_id, work.n_images)
+        launch_and_show(pipeline, config, begun.run_id, n_images)
         return True
-    job = jobs.submit(pipeline, config, run_id)
+    job = jobs.submit(pipeline, config, begun.run_id)
     if job is None or not jobs.wants_to_wait(config):
         return False
-    jobs.follow(job, work.n_images, len(runs))
+    jobs.follow(job, n_images, len(begun.runs))
     return True
 
 
@@ -119,16 +145,17 @@ def usual_unit(config: RunConfig) -> float:
     return UNIT_SECONDS * together(rate_on_cpu(variant, devices.cores()) for variant in variants)
 
 
-def finish(config: RunConfig, runs: tuple[VariantRun, ...], work: Index, run_id: str) -> int:
+def finish(begun: Begun) -> int:
     """Sweep and sum up what the pipeline has done; returns the exit code.
 
     Raises:
         RunError: It has not done all.
     """
-    footers = settle.settle(config.output, runs, work)
+    config = begun.config
+    footers = settle.settle(config.output, begun.runs, begun.work)
     attempts.sweep(config.output)
-    progress.print_summary(config.output, runs, footers, run_id)
-    print(verdict(chain.from_iterable(footers.values()), run_id, config.precision))
+    progress.print_summary(config.output, begun.runs, footers, begun.run_id)
+    print(verdict(chain.from_iterable(footers.values()), begun.run_id, config.precision))
     return exit_code(config.max_failure_ratio, footers)
 
 

@@ -13,14 +13,13 @@ from pipelines.config import RunConfig
 from pipelines.estimate import DECODE_SECONDS
 from pipelines.listing import UNIT_SECONDS
 from pipelines.options import build_parser, config_of, hyphenate, option_names
-from pipelines.run import build
+from pipelines.run import Begun, build
 from pipelines.workers import workers_of
 from transforms import snapshots
 from transforms.errors import UsageError
 from transforms.fingerprints import VariantRun
 from transforms.records import ImageRef
 from transforms.snapshots import UnitSize
-from transforms.write import StopRule
 
 B0 = "google/efficientnet/b0/classification/1"
 RUN_ID = "2026-11-21T05-12-09Z"
@@ -290,9 +289,8 @@ def test_the_graph_holds_parts_and_no_units(tmp_path: Path, tiny_run: VariantRun
         work, _ = snapshots.update(str(tmp_path / str(n_units)), images, UnitSize(1))
         assert work.n_units == n_units
         pipeline = beam.Pipeline()
-        parts = work.part_paths()
-        build(pipeline, parts, config(*JOB), (tiny_run,), RUN_ID, StopRule(n_units, 0.1))
-        return pipeline.to_runner_api().ByteSize(), len(parts)
+        build(pipeline, Begun(config(*JOB), (tiny_run,), work, RUN_ID))
+        return pipeline.to_runner_api().ByteSize(), len(work.parts)
 
     (small, one), (large, parts) = graph(10), graph(10_000)
     assert (one, parts) == (1, 20)

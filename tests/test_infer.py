@@ -14,16 +14,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from pipelines.config import RunConfig
-from pipelines.run import build
+from pipelines.run import Begun, build
 from tests import tiny
 from tests.records import failure, info, refs, unit
 from transforms import runtime
 from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
+from transforms.index import Index, Part
 from transforms.infer import MAX_FAILED_CALLS, EfficientNetHandler, score
 from transforms.records import Failure, PixelBatch, ScoreBatch, StepSeconds
 from transforms.runtime import Scores
-from transforms.write import StopRule
 
 
 def pixel_batch(
@@ -160,7 +160,8 @@ def stage_of_prepare(run: VariantRun) -> set[str]:
     """Which of the transforms with pixels a runner fuses into the stage of Prepare."""
     pipeline = beam.Pipeline(runner="FnApiRunner")
     config = RunConfig(inputs=("x",), output="out", variants=("x",), model_dir="x")
-    build(pipeline, ["part"], config, (run,), "run", StopRule(1, 0.1))
+    work = Index("out/_index", "snapshot", (), (Part("part", "", 0, 1, 1),))
+    build(pipeline, Begun(config, (run,), work, "run"))
     runner = fn_runner.FnApiRunner()
     _, stages = runner.create_stages(
         pipeline.to_runner_api(default_environment=runner.default_environment(PipelineOptions()))

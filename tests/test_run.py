@@ -17,7 +17,7 @@ import pipelines.launch
 import pipelines.run
 from pipelines import listing
 from pipelines.config import RunConfig
-from pipelines.run import exit_code
+from pipelines.run import Begun, exit_code
 from tests import bad, dataset, photos, tiny
 from tests.records import footer, refs, unit
 from transforms import attempts, devices, index, runtime, snapshots
@@ -28,7 +28,6 @@ from transforms.footers import read_footer
 from transforms.infer import METRICS
 from transforms.listing import USUAL_LAYOUT, list_images
 from transforms.snapshots import UnitSize
-from transforms.write import StopRule
 
 
 @pytest.fixture
@@ -491,11 +490,13 @@ def test_an_end_in_order_leaves_no_markers(
 def test_beam_s_metrics_tell_what_was_done(
     tmp_path: Path, folder: Path, tiny_run: VariantRun, models: str, tiny_toml: str
 ) -> None:
-    config = RunConfig((str(folder),), str(tmp_path / "out"), (tiny_toml,), models, batch_size=4)
+    config = RunConfig(
+        (str(folder),), str(tmp_path / "out"), (tiny_toml,), models, batch_size=4, max_failure_ratio=1
+    )
     work = listing.list_work(config.inputs, config.output, USUAL_LAYOUT, UnitSize(10), None)
     runtime._cache.clear()
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        pipelines.run.build(pipeline, work.part_paths(), config, (tiny_run,), "run", StopRule(26, 1.0))
+        pipelines.run.build(pipeline, Begun(config, (tiny_run,), work, "run"))
     found = pipeline.result.metrics().query(MetricsFilter().with_namespace(METRICS))
     counters = {counter.key.metric.name: counter.result for counter in found["counters"]}
     size = sum(path.stat().st_size for path in folder.iterdir())

@@ -6,7 +6,7 @@ import sys
 
 from pipelines import dataflow, jobs, model_dir
 from pipelines.record import read_last_run
-from pipelines.run import finish
+from pipelines.run import Begun, finish
 from transforms import index
 from transforms.errors import UsageError
 from transforms.paths import absolute
@@ -34,4 +34,4 @@ def main(output: str) -> int:
             "gcloud dataflow jobs list",
             file=sys.stderr,
         )
-    return finish(config, model_dir.resolve_variants(config), work, run_id)
+    return finish(Begun(config, model_dir.resolve_variants(config), work, run_id))
