@@ -12,12 +12,21 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint types format lock clean
+.PHONY: help setup heavy java demo test test-all lint types format lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.stamp  ## make .venv with the locked requirements and this package
+
+# What only test-all needs: scikit-learn, Spark (half a gigabyte), and the Java that it runs on.
+heavy: .venv/.heavy-stamp java
+
+java:
+	@command -v java >/dev/null || { \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq --no-install-recommends default-jre-headless; \
+	} || { echo "Spark needs Java 17 or newer: install one, then make test-all again" >&2; exit 1; }
 
 demo: setup  ## run the four modules over a few photographs
 	$(BIN)/python -m pipelines.commands.demo
@@ -25,7 +34,7 @@ demo: setup  ## run the four modules over a few photographs
 test: setup  ## the tests that CI runs
 	$(BIN)/pytest -m "not full"
 
-test-all: setup  ## every test: full-size modules, engines, kill loops
+test-all: setup heavy  ## every test: full-size modules, engines, kill loops, Spark
 	$(BIN)/pytest
 
 lint: setup  ## what CI checks before the tests
@@ -43,6 +52,7 @@ format: setup  ## put the code in order
 lock: $(BIN)/uv  ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade: newest versions)
 	echo uv | $(COMPILE) $(UPGRADE) -o requirements/uv.txt -
 	$(COMPILE) $(UPGRADE) $(EXTRAS:%=--extra %) -o requirements/dev.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --group heavy -c requirements/dev.txt -o requirements/heavy.txt
 	$(COMPILE) $(UPGRADE) -c requirements/dev.txt -o requirements/worker.txt pyproject.toml
 	$(COMPILE) $(UPGRADE) --extra gpu -c requirements/dev.txt -o requirements/worker-gpu.txt pyproject.toml
 
@@ -61,4 +71,9 @@ $(BIN)/uv: requirements/uv.txt
 	@echo "installing the locked requirements: about 1 GB the first time"
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.heavy-stamp: .venv/.stamp requirements/heavy.txt
+	@echo "installing Spark and scikit-learn: half a gigabyte"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-build-isolation -r requirements/heavy.txt
 	@touch $@

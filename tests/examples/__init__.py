@@ -1,0 +1,1 @@
+"""The scripts and queries of examples/."""
