@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("variant", help="a directory DATASET/variant=NAME")
     options = parser.parse_args()
 
-    found = duckdb.sql(QUERY, params={"files": f"{options.variant}/*.parquet"}).fetchall()
+    found = duckdb.execute(QUERY, {"files": f"{options.variant}/*.parquet"}).fetchall()
     for (keep, *others), _ in found:
         print(keep)
         for uri in others:

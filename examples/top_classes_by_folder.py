@@ -34,7 +34,8 @@ def main() -> None:
     )
     parser.add_argument("variant", help="a classifier's directory, DATASET/variant=NAME")
     options = parser.parse_args()
-    duckdb.sql(QUERY, params={"files": f"{options.variant}/*.parquet"}).show(max_rows=10_000)
+    with duckdb.connect() as connection:
+        connection.from_query(QUERY, params={"files": f"{options.variant}/*.parquet"}).show(max_rows=10_000)
 
 
 if __name__ == "__main__":

@@ -1,59 +1,186 @@
-"""The README's ways of reading a variant, run on a dataset; its options and errors exist."""
+"""The README's blocks, each run or listed with the reason why not; its options and errors exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 
 from pipelines import options
 from pipelines.estimate import accelerators
-from tests import bad
+from tests import bad, dataset, tiny
+from tests.gcs_server import GcsServer
+from transforms import random_weights
 from transforms.fetching import PASSING_ERROR, REFUSED
 from transforms.quarantine import WORKER_DIED
+from transforms.random_weights import RANDOM_WEIGHTS_MARK
+from transforms.variants import find
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VARIANT = "variant=google-efficientnet-b4-classification-1"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+NOT_RUN = {
+    "patterns ─► index": "a diagram",
+    "make demo ": "runs the demonstration and these tests",
+    "24 photographs, one cut": "printed by make demo",
+    "pixelbeam pull --variant google/efficientnet/b4/classification/1 --model-dir gs:": "needs Dataflow",
+    "dataset/": "a listing",
+    "bq load": "needs BigQuery",
+    "models/": "a listing",
+    "bottleneck: ": "printed by a run",
+}
+"""Blocks that no test here runs, by how they begin, and why."""
+
+
+def blocks() -> list[tuple[str, str]]:
+    """The language and the text of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def block(start: str) -> str:
+    """The one block that begins so."""
+    (found,) = (text for _, text in blocks() if text.startswith(start))
+    return found
+
+
+def executed(text: str, **names: Any) -> dict[str, Any]:
+    """The names that a block of Python leaves."""
+    exec(text, names)
+    return names
 
 
 @pytest.fixture
-def dataset(
-    tmp_path: Path, photographs: Path, tiny_toml: str, pixelbeam, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """The tiny variant's dataset under the name that the README reads; it has the same columns."""
-    (tmp_path / "photos").symlink_to(photographs)
-    bad.write(tmp_path, "text.jpg", 0)
-    inputs = [tmp_path / "photos", tmp_path / "000-text.jpg"]
-    assert (
-        pixelbeam("run", "--input", *inputs, "--output", tmp_path / "dataset", "--variant", tiny_toml)[0] == 0
-    )
-    for folder in (tmp_path / "dataset", tmp_path / "dataset" / "_failures"):
-        (folder / "variant=acme-tiny-classification-1").rename(folder / VARIANT)
+def place(tmp_path: Path, photographs: Path, models: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Photographs and models where the README has them; it is the current directory."""
+    shutil.copytree(photographs, tmp_path / "photographs")
+    shutil.copy(photographs / "photo-00003.jpg", tmp_path / "photographs" / "cat.jpg")
+    (tmp_path / "models").symlink_to(models)
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "dataset"
+    return tmp_path
 
 
-def test_the_python_blocks_run(dataset: Path) -> None:
-    ran = [block for block in blocks("python") if "spark" not in block]
-    assert len(ran) == 2
-    for block in ran:
-        names: dict[str, object] = {}
-        exec(block, names)
-        assert len(names["rows"]) == 24
-        assert "norms" not in names or names["norms"].height == 24
+@pytest.fixture
+def given(place: Path, pixelbeam) -> Callable[[str], None]:
+    """Gives the commands of a block, one after the other; each has to end well."""
+
+    def give(text: str) -> None:
+        lines = text.replace("\\\n", " ").splitlines()
+        assert lines
+        for line in lines:
+            program, *words = shlex.split(line)
+            assert program == "pixelbeam"
+            code, _, errors = pixelbeam(*words)
+            assert code == 0, errors
+
+    return give
 
 
-def test_the_sql_blocks_run(dataset: Path) -> None:
-    best, reasons = (duckdb.sql(block).fetchall() for block in blocks("sql"))
-    assert len(best) == 10
+@pytest.fixture
+def read(place: Path, tiny_toml: str, pixelbeam) -> Path:
+    """The tiny variant's dataset under the name that the README reads; it has the same columns."""
+    bad.write(place, "text.jpg", 0)
+    inputs = ["photographs", "000-text.jpg"]
+    assert pixelbeam("run", "--input", *inputs, "--output", "dataset", "--variant", tiny_toml)[0] == 0
+    for folder in (place / "dataset", place / "dataset" / "_failures"):
+        (folder / "variant=acme-tiny-classification-1").rename(folder / VARIANT)
+    return place / "dataset"
+
+
+def test_every_block_is_run_or_listed() -> None:
+    """Also of a new block: a test has to run it, or NOT_RUN has to say why none does."""
+    ran = set(re.findall(r'block\("(.+?)"\)', Path(__file__).read_text(encoding="utf-8")))
+    starts = ran | set(NOT_RUN)
+    for _, text in blocks():
+        assert sum(text.startswith(start) for start in starts) == 1, text
+    assert all(any(text.startswith(start) for _, text in blocks()) for start in starts)
+
+
+def test_what_make_is_asked_for_exists() -> None:
+    targets = re.findall(r"^make (\S+)", block("make demo "), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert len(targets) == 2
+    assert all(re.search(rf"^{target}:.*##", makefile, re.MULTILINE) for target in targets)
+
+
+def test_tables_are_read(read: Path) -> None:
+    rows = executed(block("import pandas"))["rows"]
+    assert (len(rows), list(rows.columns)) == (25, ["uri", "top_classes"])
+    assert executed(block("import polars"))["norms"].height == 25
+    assert len(duckdb.sql(block("SELECT uri, top_classes")).fetchall()) == 10
+    reasons = duckdb.sql(block("SELECT uri, step")).fetchall()
     assert [row[1:3] for row in reasons] == [("decode", "not_an_image")]
+
+
+@pytest.mark.full
+def test_spark_reads_a_table(read: Path) -> None:
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.builder.getOrCreate()
+    try:
+        rows = executed(block("rows = spark.read"), spark=session)["rows"]
+        found = {row["uri"]: row["features"] for row in rows.collect()}
+    finally:
+        session.stop()
+    expected = dataset.rows(read / VARIANT).select(["uri", "features"]).to_pylist()
+    assert found == {row["uri"]: row["features"] for row in expected}
+
+
+def test_the_library_does_what_a_run_does(place: Path, small_modules: str, pixelbeam) -> None:
+    names = executed(block("import apache_beam"))
+    assert names["exit_code"] == 0
+    assert pixelbeam("verify", "dataset", "--deep")[0] == 0
+    scores = executed(block("from pathlib import Path"))["scores"]
+    rows = dataset.rows(place / "dataset" / "variant=google-efficientnet-b0-classification-1")
+    assert rows.num_rows == 25
+    (row,) = (row for row in rows.to_pylist() if row["uri"].endswith("/cat.jpg"))
+    for name in ("logits", "features"):
+        expected = np.array([row[name]], np.float32)
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_module_of_one_s_own(place: Path, given: Callable[[str], None]) -> None:
+    tiny.write_module(str(place / "exported_model"), classes=40)
+    (place / "my_module.toml").write_text(block("[[variants]]"))
+    given(block("pixelbeam run --input photographs --output dataset --variant my_module.toml"))
+    (directory,) = dataset.variants(place / "dataset")
+    assert dataset.rows(directory).num_rows == 25
+
+
+@pytest.fixture(scope="module")
+def b4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for the module of TF Hub that the README runs: its format and architecture, other weights."""
+    variant = find("google/efficientnet/b4/classification/1")
+    path = tmp_path_factory.mktemp("models") / variant.directory
+    random_weights.write(variant, str(path))
+    (path / RANDOM_WEIGHTS_MARK).unlink()
+    return path
+
+
+@pytest.mark.full
+def test_a_run(place: Path, b4: Path, given: Callable[[str], None]) -> None:
+    (place / "models").unlink()
+    (place / "models").symlink_to(b4.parent)
+    given(block("pixelbeam pull --variant google/efficientnet/b4/classification/1 --model-dir models"))
+    assert dataset.rows(place / "dataset" / VARIANT).num_rows == 25
+
+
+@pytest.mark.full
+def test_modules_in_a_bucket(place: Path, b4: Path, gcs: GcsServer, given: Callable[[str], None]) -> None:
+    """On the tests' server of Cloud Storage."""
+    gcs.create_bucket("my-bucket")
+    gcs.put_directory(place / "photographs", "my-bucket", "photographs")
+    gcs.put_directory(b4, "my-bucket", f"models/{b4.name}")
+    given(block("pixelbeam pull --model-dir gs:"))
+    assert len(gcs.objects("my-bucket", f"dataset/{VARIANT}/")) == 1
 
 
 def test_every_option_exists() -> None:
