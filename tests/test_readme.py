@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,6 @@ from transforms.variants import find
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VARIANT = "variant=google-efficientnet-b4-classification-1"
-
 
 NOT_RUN = {
     "patterns ─► index": "a diagram",
@@ -122,16 +124,18 @@ def test_tables_are_read(read: Path) -> None:
 
 @pytest.mark.full
 def test_spark_reads_a_table(read: Path) -> None:
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.builder.getOrCreate()
-    try:
-        rows = executed(block("rows = spark.read"), spark=session)["rows"]
-        found = {row["uri"]: row["features"] for row in rows.collect()}
-    finally:
-        session.stop()
+    program = [
+        "import json",
+        "from pyspark.sql import SparkSession",
+        "spark = SparkSession.builder.getOrCreate()",
+        block("rows = spark.read"),
+        "print(json.dumps([row.asDict() for row in rows.orderBy('uri').collect()]))",
+    ]
+    # Spark's Java would outlive the session in this process.
+    done = subprocess.run([sys.executable, "-c", "\n".join(program)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
     expected = dataset.rows(read / VARIANT).select(["uri", "features"]).to_pylist()
-    assert found == {row["uri"]: row["features"] for row in expected}
+    assert json.loads(done.stdout) == expected
 
 
 def test_the_library_does_what_a_run_does(place: Path, small_modules: str, pixelbeam) -> None:
@@ -177,8 +181,8 @@ def test_a_run(place: Path, b4: Path, given: Callable[[str], None]) -> None:
 def test_modules_in_a_bucket(place: Path, b4: Path, gcs: GcsServer, given: Callable[[str], None]) -> None:
     """On the tests' server of Cloud Storage."""
     gcs.create_bucket("my-bucket")
-    gcs.put_directory(place / "photographs", "my-bucket", "photographs")
-    gcs.put_directory(b4, "my-bucket", f"models/{b4.name}")
+    gcs.put_directory(place / "photographs", "my-bucket", "photographs/")
+    gcs.put_directory(b4, "my-bucket", f"models/{b4.name}/")
     given(block("pixelbeam pull --model-dir gs:"))
     assert len(gcs.objects("my-bucket", f"dataset/{VARIANT}/")) == 1
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,16 @@ def test_a_linear_probe_of_a_kept_column(folder: Path) -> None:
     assert float(printed.split()[-1]) < 0.8
 
 
+@pytest.mark.full
+def test_copies_of_an_image_are_held_out_together() -> None:
+    """As many copies as there are, or else the probe would know what it is asked."""
+    split = runpy.run_path(str(EXAMPLES / "linear_probe.py"))["split"]
+    images = np.repeat(np.arange(40), 3)
+    train, held_out = split(images % 2, images)
+    assert len(held_out) == 30
+    assert not set(images[train]) & set(images[held_out])
+
+
 def test_duplicates(folder: Path, rows: dict[str, Any]) -> None:
     by_content: dict[str, list[str]] = defaultdict(list)
     for uri, sha256 in sorted(zip(*(rows[B4][name].to_pylist() for name in ("uri", "sha256")), strict=True)):
@@ -182,6 +193,17 @@ def test_join_variants(folder: Path, rows: dict[str, Any]) -> None:
     assert both["uri"].to_pylist() == rows[B4]["uri"].to_pylist()
     expected = np.concatenate([vectors(rows[B4]), vectors(rows[B3])], axis=1)
     np.testing.assert_array_equal(vectors(both), expected)
+
+
+def test_an_image_that_changed_is_not_joined(folder: Path, rows: dict[str, Any]) -> None:
+    changed = folder / "changed" / directory(folder, B3).name
+    changed.mkdir(parents=True)
+    sha256 = rows[B3]["sha256"].to_pylist()
+    sha256[0] = "0" * 64
+    number = rows[B3].column_names.index("sha256")
+    pq.write_table(rows[B3].set_column(number, "sha256", pa.array(sha256)), changed / "part.parquet")
+    line = {"dataset/variant=tensorflow": "changed/variant=tensorflow"}
+    assert run(folder, "join_variants.py", **line).startswith("images in both: 50\n")
 
 
 @pytest.mark.full
@@ -230,6 +252,9 @@ def test_classes_with_spark(folder: Path, rows: dict[str, Any]) -> None:
         np.testing.assert_allclose(length, lengths[folders == name].mean(), rtol=1e-5)
 
 
-def test_every_example_is_run_here() -> None:
-    ran = Counter(re.findall(r'run\(folder, "(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
-    assert set(ran) == {path.name for path in EXAMPLES.glob("*.py")}
+def test_every_example_is_run_here_and_named() -> None:
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert set(re.findall(r'run\(folder, "(\w+\.py)"', Path(__file__).read_text(encoding="utf-8"))) == scripts
+    for document in (EXAMPLES / "README.md", EXAMPLES.parent / "README.md"):
+        text = document.read_text(encoding="utf-8")
+        assert [name for name in [*sorted(scripts), "bigquery.sql"] if f"{name}`" not in text] == []
