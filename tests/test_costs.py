@@ -42,6 +42,7 @@ def test_slow_decoding_is_what_counts_where_the_model_is_faster() -> None:
 def test_variants_add_up_and_share_the_decoding() -> None:
     both = costs({B4: 1_000_000, B0: 500_000})["nvidia-l4"]
     assert both.worker_hours == pytest.approx((1e6 / (1497 * 0.25) + 5e5 / (9730 * 0.25)) / 3600)
+    assert both.images_per_second == pytest.approx(1e6 / (both.worker_hours * 3600))
     slow = costs({B4: 1_000_000, B0: 500_000}, decode_seconds=0.1)["nvidia-l4"]
     assert slow.worker_hours == pytest.approx(1e6 * 0.1 / 4 / 3600)
 

@@ -14,8 +14,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines import launch
 from pipelines.config import RunConfig
 from pipelines.launch import reason_of
-from transforms import attempts
-from transforms.errors import RunError
+from transforms import attempts, devices
+from transforms.errors import RunError, UsageError
 
 the_first_is_told = threading.Event()
 workers: dict[int, int] = {}
@@ -54,6 +54,46 @@ def is_at_work(worker: int) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def config_with(output: Path, *options: str) -> RunConfig:
+    return RunConfig(("x",), str(output), ("y",), "models", beam_options=options)
+
+
+def test_here_are_as_many_threads_as_keep_the_device_busy(tmp_path: Path) -> None:
+    options = launch.beam_options(config_with(tmp_path, "--labels=a=b")).get_all_options()
+    assert options["direct_running_mode"] == "multi_threading"
+    assert options["direct_num_workers"] == devices.harness_threads()
+    assert options["labels"] == ["a=b"]
+    assert (
+        launch.beam_options(config_with(tmp_path, "--direct_num_workers=7")).get_all_options()[
+            "direct_num_workers"
+        ]
+        == 7
+    )
+
+
+def test_options_that_beam_refuses_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"^Pipeline has validations errors: .*process_command is required"
+    ) as error:
+        launch.new_pipeline(config_with(tmp_path, "--runner=FlinkRunner", "--environment_type=PROCESS"))
+    assert "\n" not in str(error.value)
+
+
+def test_only_the_death_of_a_worker_process_ends_the_command() -> None:
+    heard: list[object] = []
+    usual = threading.excepthook
+    try:
+        threading.excepthook = heard.append
+        with launch.no_longer_than_its_workers():
+            surprise = threading.Thread(target=lambda: 1 / 0)
+            surprise.start()
+            surprise.join()
+        assert [raised.exc_type for raised in heard] == [ZeroDivisionError]
+        assert threading.excepthook == heard.append
+    finally:
+        threading.excepthook = usual
 
 
 def test_a_surprise_comes_with_its_traceback() -> None:

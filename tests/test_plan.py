@@ -129,6 +129,22 @@ def test_a_person_is_told_what_is_deleted_and_what_is_not_known(
     assert "its module is not pulled yet" in error
 
 
+def test_what_only_another_variant_lacks_is_to_be_read(plan, run, folder: Path, tmp_path: Path) -> None:
+    run("--input", folder, "--images-per-unit", 4)
+    said = plan("--variant", B7, "--model-dir", tmp_path / "models")
+    assert (said["work"][TINY]["images"], said["work"][B7]["images"]) == (0, 10)
+    assert said["bytes_in"] == pytest.approx(sum(path.stat().st_size for path in folder.iterdir()))
+
+
+def test_where_no_image_can_be_read_that_is_said(
+    pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str
+) -> None:
+    assert pixelbeam("index", "--input", folder, "--output", tmp_path / "out")[0] == 0
+    shutil.rmtree(folder)
+    code, printed, _ = pixelbeam("plan", "--output", tmp_path / "out", "--variant", tiny_toml)
+    assert (code, printed.splitlines()[-1]) == (0, "no image could be read")
+
+
 def test_hours_and_money_are_told_for_each_kind_of_worker(
     pixelbeam, plan, folder: Path, tmp_path: Path
 ) -> None:

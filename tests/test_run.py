@@ -428,6 +428,15 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_one_line_before_anything_i
     assert errors.startswith("pixelbeam: --require-gpu, but TensorFlow sees no GPU")
 
 
+def test_an_option_of_dataflow_s_is_refused_here(run, out: Path) -> None:
+    code, _, errors = run("--accelerator", "nvidia-l4")
+    assert (code, errors) == (
+        2,
+        "pixelbeam: --accelerator is for Dataflow; add --runner=DataflowRunner, or leave it out\n",
+    )
+    assert not out.exists()
+
+
 def test_a_gpu_option_of_dataflow_implies_that_one_is_required() -> None:
     option = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
     assert RunConfig(("x",), "x", ("x",), "x", beam_options=(option,)).wants_gpu
