@@ -226,6 +226,20 @@ def test_a_flex_template_hands_its_parameters_to_the_job(
     assert errors.startswith("the launcher of a template submitted the job, so that only its rows are known")
 
 
+def test_a_bucket_elsewhere_is_one_line_and_nothing_is_submitted(
+    dataflow: DataflowServer,
+    gcs: GcsServer,
+    words: list[str],
+    tiny_pulled: str,
+    pixelbeam: Callable[..., Any],
+) -> None:
+    gcs.set(places={"in": ("EUROPE-WEST1",)})
+    code, _, errors = pixelbeam(*words, "--variant", tiny_pulled)
+    assert code == 2
+    assert errors.startswith("pixelbeam: gs://in is in EUROPE-WEST1, the workers would be in us-central1; ")
+    assert dataflow.jobs() == []
+
+
 def test_a_failed_job_is_one_line_with_the_worker_s_reason(
     dataflow: DataflowServer, words: list[str], tiny_pulled: str, pixelbeam: Callable[..., Any]
 ) -> None:
