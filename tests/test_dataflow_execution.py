@@ -240,6 +240,21 @@ def test_a_bucket_elsewhere_is_one_line_and_nothing_is_submitted(
     assert dataflow.jobs() == []
 
 
+def test_images_of_this_machine_in_the_index_are_one_line(
+    dataflow: DataflowServer,
+    words: list[str],
+    tiny_pulled: str,
+    pixelbeam: Callable[..., Any],
+    photographs: Path,
+) -> None:
+    assert pixelbeam("index", "--input", photographs, "--output", OUT)[0] == 0
+    code, _, errors = pixelbeam(*words, "--variant", tiny_pulled)
+    assert code == 2
+    assert f"{photographs}/" in errors.splitlines()[-1]
+    assert "is on this machine, where no worker can read it; give another --output" in errors.splitlines()[-1]
+    assert dataflow.jobs() == []
+
+
 def test_a_failed_job_is_one_line_with_the_worker_s_reason(
     dataflow: DataflowServer, words: list[str], tiny_pulled: str, pixelbeam: Callable[..., Any]
 ) -> None:
