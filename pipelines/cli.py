@@ -10,8 +10,10 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from pipelines.arguments import check_command, config_of, hyphenate, option_names
+from pipelines.beam_options import unknown_option
 from pipelines.config import RunConfig
-from pipelines.options import build_parser, config_of, hyphenate, option_names, unknown_option
+from pipelines.options import build_parser
 from pipelines.quiet import start_tensorflow
 from pipelines.supervise import supervise
 from transforms.errors import RunError, UsageError
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pixelbeam: {error}", file=sys.stderr)
         return EXIT_INCOMPLETE
     except OSError as error:
-        print(f"pixelbeam: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+        print(f"pixelbeam: {what}; mend that and run the same command again", file=sys.stderr)
         return EXIT_INCOMPLETE
     except KeyboardInterrupt as interrupt:
         what = str(interrupt) or "interrupted; run the same command again to go on"
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     parser = build_parser()
+    check_command(arguments, parser)
     known, extra = parser.parse_known_args(hyphenate(arguments, parser))
     if known.command == "run":
         return _run(config_of(known, extra, option_names(parser, "run")))

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from urllib.parse import urlparse
 
 import apache_beam as beam
 import grpc
@@ -36,11 +37,25 @@ def is_here(config: RunConfig) -> bool:
 
 
 def new_pipeline(config: RunConfig) -> beam.Pipeline:
-    """An empty pipeline for the runner that was asked for; UsageError where its options do not fit together."""
+    """An empty pipeline for the runner that was asked for.
+
+    Raises:
+        UsageError: Its options do not fit together, or name a file that is not there.
+    """
+    options = beam_options(config)
+    _check_jar(options)
     try:
-        return beam.Pipeline(options=beam_options(config))
+        return beam.Pipeline(options=options)
     except ValueError as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(f"{' '.join(str(error).split())}; correct Beam's options") from error
+
+
+def _check_jar(options: PipelineOptions) -> None:
+    given = options.get_all_options(drop_default=True)
+    for name in ("flink_job_server_jar", "spark_job_server_jar"):
+        jar = given.get(name)
+        if jar and not urlparse(jar).scheme and not os.path.exists(jar):
+            raise UsageError(f"--{name} {jar}: no such file; download it (docs/engines.md names it)")
 
 
 def beam_options(config: RunConfig) -> PipelineOptions:
@@ -86,6 +101,10 @@ def launch(pipeline: beam.Pipeline) -> None:
             pipeline.run().wait_until_finish()
     except RuntimeError as error:
         raise RunError(reason_of(str(error))) from error
+    except OSError as error:
+        if not _is_of_dask(error):
+            raise
+        raise RunError(f"{error}; look at --dask_client_address, then run the same command again") from error
     except grpc.FutureTimeoutError as error:
         raise RunError(
             "the job service does not answer; look at --job_endpoint, then run the same command again"
@@ -115,6 +134,11 @@ def no_longer_than_its_workers() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = usual
+
+
+def _is_of_dask(error: OSError) -> bool:
+    """Whether it says that Dask's scheduler does not answer: the system's own errors have a number."""
+    return "distributed" in sys.modules and error.errno is None
 
 
 def _killed_on_dask() -> tuple[type[Exception], ...]:

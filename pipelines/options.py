@@ -1,219 +1,219 @@
-"""The command line's options, and what they say as a configuration."""
+"""The command line's options: each command's, in groups, each with what it means, its unit and its default."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import difflib
-import importlib
 import os
-from typing import Any, NoReturn
 
-from pipelines.config import PRECISIONS, RunConfig
-from transforms.errors import UsageError
-from transforms.paths import absolute
+from pipelines.config import PRECISIONS
+from pipelines.help import BEAM, Parser
 
-RUN_EPILOG = "Any option of Beam is passed on, for instance --runner; without one the run is in this process."
-
-
-class _Parser(argparse.ArgumentParser):
-    """Never abbreviates, and says what is wrong in one line."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `{self.prog} --help`")
+COMMANDS = {
+    "run": "score images with one or more variants",
+    "index": "only list the images and cut them into units",
+    "pull": "fetch modules once, check, optimise and keep them",
+    "plan": "tell what a run would do and take, and do nothing",
+    "watch": "come back to the last run, and sum it up once it has ended",
+    "verify": "prove that every image is a row or a failure",
+    "variants": "list the catalogue of modules",
+}
+"""What each is for, in one line."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = _Parser(prog="pixelbeam", description="Run image models over all images of a folder; lose none.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    _add_run(commands.add_parser("run", help="score images with one or more variants", epilog=RUN_EPILOG))
-    index = commands.add_parser("index", help="only list the images and cut them into units")
-    _add_listing(index)
-    pull = commands.add_parser("pull", help="fetch modules once, check and keep them")
-    _add_variants(pull)
-    pull.add_argument("--random-weights", action="store_true", help="make modules without trained weights")
-    plan = commands.add_parser("plan", help="tell what a run would do, and do nothing")
-    _add_listing(plan, optional="; without it the index is taken as it is")
-    _add_scoring(plan)
-    plan.add_argument(
+    parser = Parser(
+        prog="pixelbeam",
+        description="Run image models over all images of a folder or a bucket; lose none.",
+        epilog="`pixelbeam COMMAND --help` explains a command's options and shows two examples.",
+    )
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND", parser_class=Parser
+    )
+    adders = {
+        "run": _add_run,
+        "index": _add_index,
+        "pull": _add_pull,
+        "plan": _add_plan,
+        "watch": _add_directory,
+        "verify": _add_verify,
+        "variants": _add_json,
+    }
+    for command, purpose in COMMANDS.items():
+        description = f"{purpose[0].upper()}{purpose[1:]}."
+        adders[command](commands.add_parser(command, command=command, help=purpose, description=description))
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_images(parser)
+    models = _add_models(parser)
+    models.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images a forward pass; default: computed from the device's memory and the modules",
+    )
+    models.add_argument(
+        "--require-gpu",
+        action="store_true",
+        help="fail at once where TensorFlow sees no GPU; --accelerator implies it",
+    )
+    _add_output_of_run(_add_output(parser))
+    dataflow = parser.add_argument_group("Dataflow", "With --runner=DataflowRunner.")
+    dataflow.add_argument(
+        "--accelerator",
+        metavar="TYPE",
+        help="the GPU of the workers, such as nvidia-l4 or nvidia-tesla-t4; default: none",
+    )
+    dataflow.add_argument(
+        "--mps",
+        action="store_true",
+        help="a process for each vCPU, which share the GPU; default: one process, which shares its models",
+    )
+    parser.add_argument_group("Beam's options", BEAM)
+
+
+def _add_output_of_run(output: argparse._ArgumentGroup) -> None:
+    output.add_argument(
+        "--max-failure-ratio",
+        type=float,
+        default=0.1,
+        metavar="R",
+        help="the part of the images, from 0 to 1, that may fail: more end the run with exit code 3; default: 0.1",
+    )
+    output.add_argument(
+        "--retry-failures", action="store_true", help="try once more what failed in earlier runs"
+    )
+    output.add_argument(
+        "--replace",
+        action="store_true",
+        help="do anew what the output holds of these variants with other settings; default: refuse",
+    )
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    _add_images(parser)
+    _add_output(parser)
+
+
+def _add_pull(parser: argparse.ArgumentParser) -> None:
+    _add_variants(parser).add_argument(
+        "--random-weights",
+        action="store_true",
+        help="make modules of the same architecture without trained weights, for trials without a network",
+    )
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_images(parser, optional="; without it the index is taken as it is")
+    _add_models(parser)
+    _add_output(parser)
+    parser.add_argument(
         "--hourly-price",
         nargs="+",
         action="extend",
         default=[],
         metavar="WORKER=P",
-        help="what an hour of a worker costs, such as nvidia-l4=0.90 or cpu=0.40",
+        help="what an hour of a worker costs, in any currency, such as nvidia-l4=0.90 or cpu=0.40; default: no price",
     )
-    plan.add_argument("--json", action="store_true", help="for machines")
-    watch = commands.add_parser("watch", help="come back to the last run, and sum it up once it has ended")
-    watch.add_argument("output", help="an output directory")
-    verify = commands.add_parser("verify", help="prove that every image is a row or a failure")
-    verify.add_argument("output", help="an output directory")
-    verify.add_argument("--deep", action="store_true", help="read every row, not only the footers")
-    variants = commands.add_parser("variants", help="list the catalogue")
-    variants.add_argument("--json", action="store_true", help="for machines")
-    return parser
+    _add_json(parser)
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_listing(parser)
-    _add_scoring(parser)
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a forward pass")
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    _add_directory(parser)
     parser.add_argument(
-        "--max-failure-ratio",
-        type=float,
-        default=0.1,
-        metavar="R",
-        help="more failures are an error; default: 0.1",
-    )
-    parser.add_argument(
-        "--accelerator",
-        metavar="TYPE",
-        help="the GPU of Dataflow's workers, such as nvidia-l4 or nvidia-tesla-t4",
-    )
-    parser.add_argument(
-        "--mps", action="store_true", help="on Dataflow, a process for each vCPU, which share the GPU"
-    )
-    parser.add_argument("--require-gpu", action="store_true", help="fail where TensorFlow sees no GPU")
-    parser.add_argument(
-        "--retry-failures", action="store_true", help="try once more what failed in earlier runs"
-    )
-    parser.add_argument(
-        "--replace",
-        action="store_true",
-        help="do anew what the output holds of these variants with other settings",
+        "--deep", action="store_true", help="read every row too; default: the index and the files' footers"
     )
 
 
-def _add_listing(parser: argparse.ArgumentParser, optional: str = "") -> None:
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="DIR", help="the --output of `pixelbeam run`, a path or a URL")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--json", action="store_true", help="print one JSON document, whose fields docs/json.md explains"
+    )
+
+
+def _add_images(parser: argparse.ArgumentParser, optional: str = "") -> None:
+    images = parser.add_argument_group("images")
+    images.add_argument(
         "--input",
         nargs="+",
         action="extend",
         default=[],
         required=not optional,
         metavar="PATTERN",
-        help=f"directories, globs, manifests (.txt, .csv, .parquet) and files{optional}",
+        help="directories, globs, manifests (.txt, .csv, .parquet), containers (.tfrecord, .tar, .parquet) and "
+        f"files, paths or URLs{optional}",
     )
-    parser.add_argument(
+    images.add_argument(
         "--image-column",
         metavar="NAME",
-        help="what holds the images in TFRecords (image/encoded) and Parquet",
+        help="what holds the images of a container; default: image/encoded in TFRecords, the one column of bytes "
+        "in Parquet",
     )
-    parser.add_argument(
+    images.add_argument(
         "--keep",
         nargs="+",
         action="extend",
         default=[],
         metavar="COLUMN",
-        help="columns of a manifest, features of TFRecords or neighbours in a tar (cls, txt, json) for the rows",
+        help="columns of a manifest or of Parquet, features of TFRecords, neighbours in a tar (cls, txt, json) to "
+        "carry into the rows; default: none",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="where the dataset goes")
-    parser.add_argument("--images-per-unit", type=int, metavar="N", help="images in an output file")
-    parser.add_argument("--limit", type=int, metavar="N", help="a trial: only the first N images")
+    images.add_argument(
+        "--limit", type=int, metavar="N", help="a trial: only the first N images; default: all"
+    )
 
 
-def _add_scoring(parser: argparse.ArgumentParser) -> None:
-    _add_variants(parser)
-    parser.add_argument("--precision", choices=PRECISIONS, default="exact", help="default: exact")
-    parser.add_argument("--class-names", metavar="FILE", help="a class name a line")
+def _add_models(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    models = _add_variants(parser)
+    models.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="exact",
+        help="exact is float32 throughout, fast is 16 bits where the device can; default: exact",
+    )
+    models.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="a class name a line, a path or a URL; default: ImageNet's where `pixelbeam pull` could fetch them",
+    )
+    return models
 
 
-def _add_variants(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_variants(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    models = parser.add_argument_group("models")
+    models.add_argument(
         "--variant",
         nargs="+",
         action="extend",
         required=True,
         metavar="NAME",
-        help="TF Hub names, or TOML files of your own modules",
+        help="names from `pixelbeam variants`, or TOML files of your own modules",
     )
-    parser.add_argument(
+    models.add_argument(
         "--model-dir",
         default=os.environ.get("TFHUB_CACHE_DIR") or os.path.expanduser("~/.cache/pixelbeam"),
         metavar="DIR",
-        help="where modules are kept, a directory or a URL; default: $TFHUB_CACHE_DIR, else ~/.cache/pixelbeam",
+        help="where modules are kept, a path or a URL; default: $TFHUB_CACHE_DIR, else ~/.cache/pixelbeam",
     )
+    return models
 
 
-def option_names(parser: argparse.ArgumentParser, command: str | None = None) -> set[str]:
-    """The long options of one command, or of all."""
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    parsers = [commands.choices[command]] if command else list(commands.choices.values())
-    return {name for each in parsers for action in each._actions for name in action.option_strings}
-
-
-def hyphenate(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Our own options written with underscores, with hyphens; Beam's are left alone."""
-    ours = option_names(parser)
-    hyphenated = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        ours_name = name.replace("_", "-")
-        hyphenated.append(ours_name + equals + value if ours_name in ours else argument)
-    return hyphenated
-
-
-def config_of(known: argparse.Namespace, extra: list[str], ours: set[str]) -> RunConfig:
-    """The configuration that a command's options make; what the command does not take is as usual.
-
-    Args:
-        known: Our options.
-        extra: What is left for Beam.
-        ours: The names of the command's options.
-
-    Raises:
-        UsageError: A value cannot be meant, or nobody knows an option.
-    """
-    if extra:
-        _check_beam_options(extra, ours)
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in vars(known).items()
-    }
-    names = {field.name for field in dataclasses.fields(RunConfig)}
-    return RunConfig(
-        inputs=given["input"],
-        variants=given["variant"],
-        model_dir=absolute(given.pop("model_dir")),
-        beam_options=tuple(extra),
-        **{name: value for name, value in given.items() if name in names},
+def _add_output(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", required=True, metavar="DIR", help="the directory of the dataset, a path or a URL"
     )
-
-
-def _check_beam_options(extra: list[str], ours: set[str]) -> None:
-    _load_runner(beam_parser().parse_known_args(extra)[0].runner)
-    parser = beam_parser()
-    unknown = parser.parse_known_args(extra)[1]
-    if unknown:
-        raise UsageError(unknown_option(unknown[0], ours | set(parser._option_string_actions)))
-
-
-def _load_runner(runner: str | None) -> None:
-    """Import a runner that is given by its full name: the options of DaskRunner, for one, are known only then."""
-    module, _, name = (runner or "").rpartition(".")
-    if module:
-        try:
-            getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"--runner {runner} cannot be loaded: {error}") from error
-
-
-def beam_parser() -> argparse.ArgumentParser:
-    """A parser of every option that Beam knows."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    parser = _Parser(prog="pixelbeam run", add_help=False, conflict_handler="resolve")
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)
-    return parser
-
-
-def unknown_option(argument: str, known: set[str]) -> str:
-    """What to say about an argument that nobody knows."""
-    name = argument.partition("=")[0]
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]}?" if name.startswith("-") and nearest else "see `pixelbeam --help`"
-    return f"unknown argument {argument!r}; {hint}"
+    output.add_argument(
+        "--images-per-unit",
+        type=int,
+        metavar="N",
+        help="images in a new unit, which is one output file for each variant; default: five minutes of work, at "
+        "most 4,096",
+    )
+    return output

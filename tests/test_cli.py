@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli, options
+from pipelines import arguments, beam_options, cli, options
 from pipelines.config import RunConfig
 from transforms.errors import UsageError
 
@@ -17,8 +17,8 @@ RUN = ["run", "--input", "photos", "--output", "out", "--variant", "google/effic
 
 def config(*more: str) -> RunConfig:
     parser = options.build_parser()
-    known, extra = parser.parse_known_args(options.hyphenate([*RUN, *more], parser))
-    return options.config_of(known, extra, options.option_names(parser, "run"))
+    known, extra = parser.parse_known_args(arguments.hyphenate([*RUN, *more], parser))
+    return arguments.config_of(known, extra, arguments.option_names(parser, "run"))
 
 
 @pytest.mark.parametrize("name", ["--batch-size", "--batch_size"])
@@ -75,17 +75,46 @@ def test_what_cannot_be_meant_is_one_line_and_exit_2(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["rum"], ["run"], ["verify"], ["verify", "x", "--deeper"]])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give a command: run, index, "),
+        (["rum"], "no command is called 'rum'; did you mean run?"),
+        (["score"], "no command is called 'score'; there are run, index, "),
+        (
+            ["run", "--input", "x"],
+            "--variant, --output; for example: pixelbeam run --input photographs --output",
+        ),
+        (["verify"], "the following arguments are required: DIR; for example: pixelbeam verify dataset"),
+        (["verify", "x", "--deeper"], "unknown argument '--deeper'; did you mean --deep?"),
+        (["plan", "--precision"], "argument --precision: expected one argument; see `pixelbeam plan --help`"),
+    ],
+)
 def test_incomplete_commands_are_one_line_and_exit_2(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(arguments) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_error_of_the_system_is_one_line_and_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out" / "_index"
+    folder.mkdir(parents=True)
+    (folder / "CURRENT.json").mkdir()
+    assert cli.main(["verify", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error == (
+        f"pixelbeam: Is a directory: {folder}/CURRENT.json; mend that and run the same command again\n"
+    )
 
 
 def test_none_of_our_options_is_beam_s() -> None:
-    ours = options.option_names(options.build_parser()) - {"--help", "-h"}
-    beams = {name.replace("_", "-") for name in options.beam_parser()._option_string_actions}
+    ours = arguments.option_names(options.build_parser()) - {"--help", "-h"}
+    beams = {name.replace("_", "-") for name in beam_options.beam_parser()._option_string_actions}
     assert "--runner" in beams
     assert ours & beams == set()
 
@@ -101,9 +130,9 @@ def test_help_loads_neither_beam_nor_tensorflow() -> None:
         "heavy = {'apache_beam', 'tensorflow', 'numpy', 'pyarrow'}\n"
         "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
     )
-    for arguments in (["--help"], ["run", "--help"], ["verify", "--help"]):
+    for words in (["--help"], ["run", "--help"], ["verify", "--help"]):
         done = subprocess.run(
-            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
         )
         assert done.stdout.startswith("usage: pixelbeam")
         assert done.stdout.splitlines()[-1] == "[]"

@@ -9,10 +9,11 @@ import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipelines import dataflow
+from pipelines.arguments import config_of, hyphenate, option_names
 from pipelines.config import RunConfig
 from pipelines.estimate import DECODE_SECONDS
 from pipelines.listing import UNIT_SECONDS
-from pipelines.options import build_parser, config_of, hyphenate, option_names
+from pipelines.options import build_parser
 from pipelines.run import Begun, build
 from pipelines.workers import workers_of
 from transforms import snapshots

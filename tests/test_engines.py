@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 
@@ -147,6 +148,31 @@ def test_a_job_service_that_is_not_there_is_one_line(pixelbeam, words_for: Words
     assert code == 1
     assert errors.splitlines()[-1] == (
         "pixelbeam: the job service does not answer; look at --job_endpoint, then run the same command again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("runner", "option"),
+    [("FlinkRunner", "--flink_job_server_jar"), ("SparkRunner", "--spark_job_server_jar")],
+)
+def test_a_job_server_s_jar_that_is_not_there_is_one_line(
+    runner: str, option: str, pixelbeam, words_for: Words, out: Path
+) -> None:
+    code, _, errors = pixelbeam(*words_for(out, f"--runner={runner}", f"{option}=missing.jar"))
+    assert code == 2
+    assert errors.splitlines()[-1] == (
+        f"pixelbeam: {option} missing.jar: no such file; download it (docs/engines.md names it)"
+    )
+
+
+def test_a_dask_scheduler_that_is_not_there_is_one_line(pixelbeam, words_for: Words, out: Path) -> None:
+    runner = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        code, _, errors = pixelbeam(*words_for(out, runner, "--dask_client_address=tcp://127.0.0.1:1"))
+    assert code == 1
+    assert errors.splitlines()[-1] == (
+        "pixelbeam: Timed out trying to connect to tcp://127.0.0.1:1 after 1 s; look at --dask_client_address, "
+        "then run the same command again"
     )
 
 

@@ -257,7 +257,11 @@ BAD_MODULES = {
     "variables cut": (then(write_tf1_hub, cut), tiny_variant(), "TensorFlow cannot load it"),
     "TF2 variables missing": (then(tf2(tf2_logits), no_variables), TF2, "TensorFlow cannot load it"),
     "TF2 variables cut": (then(tf2(tf2_logits), cut), TF2, "TensorFlow cannot load it"),
-    "TF1 for TF2": (write_tf1_hub, TF2, "the format is tf1-hub, the catalogue says tf2 for tests/tiny/1"),
+    "TF1 for TF2": (
+        write_tf1_hub,
+        TF2,
+        "the format is tf1-hub, the catalogue says tf2; correct format of",
+    ),
     "TF2 for TF1": (tf2(tf2_logits), tiny_variant(), "the format is tf2, the catalogue says tf1-hub"),
     "TF1 signature missing": (
         lambda path: write_tf1_hub(path, signatures=("default", "image_feature_vector")),

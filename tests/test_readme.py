@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from pipelines import options
+from pipelines import arguments, beam_options, options
 from pipelines.estimate import accelerators
 from tests import bad, dataset, tiny
 from tests.gcs_server import GcsServer
@@ -188,9 +188,9 @@ def test_modules_in_a_bucket(place: Path, b4: Path, gcs: GcsServer, given: Calla
 
 
 def test_every_option_exists() -> None:
-    ours = options.option_names(options.build_parser())
+    ours = arguments.option_names(options.build_parser())
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", README))
-    beams = set(options.beam_parser()._option_string_actions)
+    beams = set(beam_options.beam_parser()._option_string_actions)
     assert named - ours - beams == {"--source_format", "--parquet_enable_list_inference"}
 
 

@@ -277,7 +277,10 @@ class TestClassNames:
     def test_in_a_store(self, gcs: GcsServer) -> None:
         gcs.put("in", "names.txt", b"tench\ngoldfish\n")
         assert class_names("gs://in/names.txt", 2) == ["tench", "goldfish"]
-        with pytest.raises(UsageError, match=r"^gs://in/none: class names cannot be read: No such file$"):
+        with pytest.raises(
+            UsageError,
+            match=r"^gs://in/none: class names cannot be read: No such file; correct --class-names$",
+        ):
             class_names("gs://in/none", 2)
 
     def test_what_is_not_text(self, names: Path) -> None:

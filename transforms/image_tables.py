@@ -226,7 +226,7 @@ def _image_column(schema: pa.Schema, path: str, layout: Layout) -> str:
         candidates = _candidates(schema)
         if not candidates:
             raise UsageError(
-                f"{path} holds no images: no column of bytes and no 'uri', only {_columns(schema)}"
+                f"{path} holds no images: no column of bytes and no 'uri', only {_columns(schema)}; name other files"
             )
         if len(candidates) > 1 and USUAL_NAME not in candidates:
             names = ", ".join(map(repr, candidates))
@@ -235,9 +235,13 @@ def _image_column(schema: pa.Schema, path: str, layout: Layout) -> str:
             )
         name = USUAL_NAME if USUAL_NAME in candidates else candidates[0]
     elif name not in schema.names:
-        raise UsageError(f"{path} has no column {name!r} for the images, only {_columns(schema)}")
+        raise UsageError(
+            f"{path} has no column {name!r} for the images, only {_columns(schema)}; correct --image-column"
+        )
     elif not _holds_bytes(schema.field(name).type):
-        raise UsageError(f"{path}: column {name!r} holds {schema.field(name).type}, not the bytes of images")
+        raise UsageError(
+            f"{path}: column {name!r} holds {schema.field(name).type}, not the bytes of images; correct --image-column"
+        )
     return name
 
 
@@ -286,7 +290,9 @@ def _decoded(column: pa.DataType) -> pa.DataType:
 def _check_kept(schema: pa.Schema, path: str, layout: Layout) -> None:
     for name in layout.keep:
         if name not in schema.names:
-            raise UsageError(f"{path} has no column {name!r} to keep, only {_columns(schema)}")
+            raise UsageError(
+                f"{path} has no column {name!r} to keep, only {_columns(schema)}; correct --keep"
+            )
 
 
 def _columns(schema: pa.Schema) -> str:

@@ -44,7 +44,7 @@ def read_manifest(path: str, keep: Sequence[str] = ()) -> Iterator[tuple[str, tu
                 check_name(name)
                 yield name if is_remote(name) else os.path.join(folder, name), kept
     except (OSError, csv.Error, pa.ArrowInvalid) as error:
-        raise UsageError(f"manifest {path} cannot be read: {error}") from error
+        raise UsageError(f"manifest {path} cannot be read: {error}; mend it or name another") from error
 
 
 def kept_types(path: str, keep: Sequence[str]) -> pa.Schema:

@@ -42,7 +42,9 @@ class KeptColumns:
         """Names and types, once everything is listed; UsageError for a column that no source has."""
         for name, its_type in self._types.items():
             if pa.types.is_null(its_type):
-                raise UsageError(f"--keep {name}: no input has such a column")
+                raise UsageError(
+                    f"--keep {name}: no input has such a column; correct the name or leave it out"
+                )
         return pa.schema(list(self._types.items()))
 
 

@@ -116,7 +116,7 @@ def load(path: str, variant: Variant) -> Module:
     if graph.images.dtype != tf.float32 or not graph.images.shape.is_compatible_with(wanted):
         raise RunError(
             f"{path}: takes {graph.images.dtype.name} images of shape {graph.images.shape},"
-            f" the catalogue says float32 {wanted} for {variant.name}"
+            f" the catalogue says float32 {wanted}; correct size of {variant.name}"
         )
     try:
         graph_function = graph.prune(graph.images, graph.outputs)
@@ -182,7 +182,7 @@ def input_affine(module: Module, variant: Variant) -> tuple[Channels, Channels]:
     convolution = first_convolution(module.graph_function.inputs[0])
     if convolution is None:
         raise RunError(
-            f"{module.path}: no convolution follows its input, so its input range cannot be checked"
+            f"{module.path}: no convolution follows its input, so its input range cannot be checked; export it with one"
         )
     fed = module.graph_function.prune(module.graph_function.inputs[0], convolution.inputs[0])
     channels_first = convolution.get_attr("data_format") == b"NCHW"
@@ -206,7 +206,9 @@ def digest(path: str) -> str:
         )
         contents = [(os.path.relpath(file, path), _content_digest(file)) for file in files]
     except tf.errors.OpError as error:
-        raise RunError(f"{path}: cannot be read: {first_line(error)}") from error
+        raise RunError(
+            f"{path}: cannot be read: {first_line(error)}; mend that or pull the module again"
+        ) from error
     if not files:
         raise RunError(f"{path}: holds no files; pull the module again")
     lines = "".join(f"{name}\0{content}\n" for name, content in contents)
@@ -227,14 +229,15 @@ def _widths(path: str, variant: Variant, function: Callable[[Any], dict[str, Any
         outputs = function(tf.zeros([1, variant.size, variant.size, 3]))
     except tf.errors.OpError as error:
         raise RunError(
-            f"{path}: fails on an image of {variant.size}x{variant.size}: {first_line(error)}"
+            f"{path}: fails on an image of {variant.size}x{variant.size}: {first_line(error)};"
+            f" correct size of {variant.name}"
         ) from error
     for name, values in outputs.items():
         accepted = variant.n_classes if name == "logits" else variant.n_features
         if values.shape.rank != 2 or (accepted and values.shape[1] not in accepted):
             raise RunError(
                 f"{path}: {name} of one image have shape {values.shape}, the catalogue says"
-                f" (1, {' or '.join(map(str, accepted)) or 'any'}) for {variant.name}"
+                f" (1, {' or '.join(map(str, accepted)) or 'any'}); correct the widths of {variant.name}"
             )
     return {name: values.shape[1] for name, values in outputs.items()}
 

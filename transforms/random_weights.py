@@ -68,10 +68,14 @@ def write(variant: Variant, path: str, seed: int = 0) -> None:
             subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             os.rename(module, target)
     except OSError as error:
-        raise RunError(f"{path}: a random-weight module cannot be written: {error.strerror}") from error
+        raise RunError(
+            f"{path}: a random-weight module cannot be written: {error.strerror}; give another --model-dir"
+        ) from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"{path}: writing random weights of {variant.name} failed: {reason}") from error
+        raise RunError(
+            f"{path}: writing random weights of {variant.name} failed: {reason}; mend that and pull again"
+        ) from error
 
 
 def export(variant: Variant, path: str, seed: int) -> None:

@@ -60,7 +60,7 @@ def read_graph(path: str, variant: Variant) -> Graph:
     found = _format(path, saved_model)
     if found != variant.format:
         raise RunError(
-            f"{path}: the format is {found}, the catalogue says {variant.format} for {variant.name}"
+            f"{path}: the format is {found}, the catalogue says {variant.format}; correct format of {variant.name}"
         )
     try:
         loaded = tf.saved_model.load(path, tags=[] if found == "tf1-hub" else None)
@@ -110,7 +110,10 @@ def _read_saved_model(path: str) -> Any:
             return SavedModel.FromString(stream.read())
     except tf.errors.NotFoundError as error:
         there = sorted(tf.io.gfile.listdir(path)) if tf.io.gfile.isdir(path) else "no such directory"
-        raise RunError(f"{path}: saved_model.pb was looked for, there is {there or 'nothing'}") from error
+        raise RunError(
+            f"{path}: saved_model.pb was looked for, there is {there or 'nothing'}; pull the module again, or correct"
+            " its handle"
+        ) from error
     except (DecodeError, tf.errors.OpError) as error:
         raise RunError(f"{file}: cannot be read, pull the module again: {first_line(error)}") from error
 
@@ -122,7 +125,9 @@ def _format(path: str, saved_model: Any) -> Format:
     tags = [list(graph.meta_info_def.tags) for graph in saved_model.meta_graphs]
     if [] in tags:
         return "tf1-hub"
-    raise RunError(f"{path}: a TF2 SavedModel or a MetaGraph without tags was looked for, there is {tags}")
+    raise RunError(
+        f"{path}: a TF2 SavedModel or a MetaGraph without tags was looked for, there is {tags}; export it so"
+    )
 
 
 def _tf1_graph(path: str, variant: Variant, meta_graph: Any, loaded: Any) -> Graph:
@@ -157,7 +162,7 @@ def _tf2_graph(path: str, variant: Variant, loaded: Any) -> Graph:
     if len(inputs) != 1 or len(results) != 1:
         raise RunError(
             f"{path}: a signature 'serving_default' with one input and one output was looked for,"
-            f" there are {sorted(inputs)} and {sorted(results)}"
+            f" there are {sorted(inputs)} and {sorted(results)}; export it so"
         )
     frozen = convert_variables_to_constants_v2(signature)
     images, result = frozen.inputs[0], _original(frozen.outputs[0])
@@ -173,7 +178,8 @@ def _classifier_outputs(path: str, variant: Variant, result: Any) -> dict[Output
     if activation in ("softmax", "sigmoid"):
         if activation != variant.activation:
             raise RunError(
-                f"{path}: ends in a {activation}, the catalogue says {variant.activation} for {variant.name}"
+                f"{path}: ends in a {activation}, the catalogue says {variant.activation}; correct activation of"
+                f" {variant.name}"
             )
         result = _original(result.op.inputs[0])
     outputs: dict[Output, Any] = {"logits": result}
@@ -192,7 +198,10 @@ def _classifier_outputs(path: str, variant: Variant, result: Any) -> dict[Output
 def _entry(path: str, kind: str, name: str, there: Mapping[str, Any]) -> Any:
     """The entry `name` of something that the module maps names to."""
     if name not in there:
-        raise RunError(f"{path}: {kind} {name!r} was looked for, there is {sorted(there) or 'none'}")
+        raise RunError(
+            f"{path}: {kind} {name!r} was looked for, there is {sorted(there) or 'none'};"
+            " correct the outputs of its variant, or export it so"
+        )
     return there[name]
 
 

@@ -110,9 +110,9 @@ def read(path: Path) -> tuple[Variant, ...]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; correct --variant") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not TOML: {error}") from error
+        raise UsageError(f"{path}: is not TOML: {error}; mend that line") from error
     tables = document.get("variants")
     if set(document) != {"variants"} or not _is_list_of(dict, tables) or not tables:
         raise UsageError(f"{path}: holds {sorted(document)}; write one [[variants]] table a variant only")
@@ -136,9 +136,13 @@ def class_names(path: str, n_classes: int) -> list[str]:
     try:
         lines = storage.read(path).decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n").split("\n")
     except OSError as error:
-        raise UsageError(f"{path}: class names cannot be read: {error.strerror or 'No such file'}") from error
+        raise UsageError(
+            f"{path}: class names cannot be read: {error.strerror or 'No such file'}; correct --class-names"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: class names are not UTF-8 text: {error}") from error
+        raise UsageError(
+            f"{path}: class names are not UTF-8 text: {error}; save the file as UTF-8"
+        ) from error
     if len(lines) not in (n_classes, n_classes + 1):
         raise UsageError(
             f"{path}: has {len(lines)} class names, the module gives {n_classes} classes;"

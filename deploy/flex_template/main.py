@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     parameters = {name: value.strip() for name, value in vars(known).items() if value.strip()}
     for name in REQUIRED:
         if name not in parameters:
-            raise UsageError(f"the parameter {name} is missing")
+            raise UsageError(f"the parameter {name} is missing; it has to be {name}=VALUE")
     # Workers in another image than the launcher's would unpickle what they do not have.
     image = os.environ.get("PIXELBEAM_IMAGE")
     if image and not any(option.startswith("--sdk_container_image") for option in beams):
