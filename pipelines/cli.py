@@ -80,7 +80,9 @@ def _index(known: Namespace) -> int:
     from transforms.containers import Layout
 
     layout = Layout(known.image_column, tuple(known.keep))
-    return index.main(tuple(known.input), known.output, layout, known.images_per_unit, known.limit)
+    return index.main(
+        tuple(known.input), known.output, layout, known.images_per_unit, known.limit, known.json
+    )
 
 
 def _pull(known: Namespace) -> int:
@@ -110,7 +112,7 @@ def _watch(known: Namespace) -> int:
 def _verify(known: Namespace) -> int:
     from pipelines.commands import verify
 
-    return verify.main(known.output, known.deep)
+    return verify.main(known.output, known.deep, known.json)
 
 
 def _variants(known: Namespace) -> int:

@@ -21,7 +21,9 @@ pixelbeam run --runner=DataflowRunner --project my-project --region us-central1 
     ),
     "index": (
         "pixelbeam index --input photographs --output dataset",
-        "pixelbeam index --input 'gs://my-bucket/2026-*/**/*.jpg' --output gs://my-bucket/dataset",
+        """\
+pixelbeam index --input 'gs://my-bucket/2026-*/**/*.jpg' --output gs://my-bucket/dataset \\
+    --json""",
     ),
     "pull": (
         "pixelbeam pull --model-dir gs://my-bucket/models --variant google/efficientnet/b4/classification/1",
@@ -38,7 +40,7 @@ pixelbeam plan --output gs://my-bucket/dataset --model-dir gs://my-bucket/models
     --variant google/efficientnet/b4/classification/1 --hourly-price nvidia-l4=0.90 --json""",
     ),
     "watch": ("pixelbeam watch dataset", "pixelbeam watch gs://my-bucket/dataset"),
-    "verify": ("pixelbeam verify dataset", "pixelbeam verify dataset --deep"),
+    "verify": ("pixelbeam verify dataset", "pixelbeam verify dataset --deep --json"),
     "variants": ("pixelbeam variants", "pixelbeam variants --json"),
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pipelines import progress
+from pipelines.terminal import Line
 from transforms import index, snapshots, storage
 from transforms.changes import Changes
 from transforms.containers import Layout
@@ -53,10 +54,18 @@ def list_work(
     inputs: tuple[str, ...], output: str, layout: Layout, size: UnitSize, limit: int | None
 ) -> Index:
     """List the inputs, bring the output's index up to date, and say what changed."""
+    return list_and_compare(inputs, output, layout, size, limit)[0]
+
+
+def list_and_compare(
+    inputs: tuple[str, ...], output: str, layout: Layout, size: UnitSize, limit: int | None
+) -> tuple[Index, Changes, Found]:
+    """Do as `list_work`; gives also what the listing changed and met."""
     images, found = _listed(inputs, output, layout, limit)
-    work, changes = snapshots.update(output, images, size, found.kept.schema)
+    with Line("listing", "images") as line:
+        work, changes = snapshots.update(output, _counted(images, line), size, found.kept.schema)
     progress.print_listing(work, changes, found)
-    return work
+    return work, changes, found
 
 
 def preview_work(
@@ -64,7 +73,16 @@ def preview_work(
 ) -> tuple[list[str], Changes]:
     """Paths of the parts that `list_work` would make current, the new ones in `folder`, and what it would change."""
     images, found = _listed(inputs, output, layout, limit)
-    return snapshots.preview(output, images, size, found.kept.schema, folder)
+    with Line("listing", "images") as line:
+        return snapshots.preview(output, _counted(images, line), size, found.kept.schema, folder)
+
+
+def _counted(images: Iterable[ImageRef], line: Line) -> Iterator[ImageRef]:
+    """The images, counted as they come; what follows once all are listed takes a while, too."""
+    for image in images:
+        yield image
+        line.done += 1
+    line.what = "comparing with the index"
 
 
 def _listed(
@@ -77,5 +95,4 @@ def _listed(
             "leave --limit out, or give a new --output for the trial"
         )
     found = Found(KeptColumns(layout.keep))
-    images = itertools.islice(list_images(inputs, found, layout), limit)
-    return progress.while_listing(images, found), found
+    return itertools.islice(list_images(inputs, found, layout), limit), found

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from pipelines import module_sources
 from pipelines.module_sources import Kept, in_store
+from pipelines.terminal import Line
 from transforms import graph_files, graphs, modules, storage
 from transforms.errors import RunError
 from transforms.variants import Variant
@@ -72,7 +73,7 @@ def adopt(variant: Variant, model_dir: str) -> Kept | None:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, variant.directory)
             version = _tree_version(place)
-            if storage.download_tree(place, path) and (place == own or _is_whole(place, path)):
+            if module_sources.download(variant, place, path) and (place == own or _is_whole(place, path)):
                 return keep(variant, model_dir, path, (place, version))
     return None
 
@@ -97,11 +98,12 @@ def keep(variant: Variant, model_dir: str, path: str, place: tuple[str, str] | N
         description, optimised = module_sources.describe(path, variant)
     except RunError as error:
         raise RunError(str(error).replace(path, place[0] if place else path)) from error
-    if place is None:
-        module = _named(variant, model_dir, description.sha256)
-        _put_tree(path, module)
-        place = module, _tree_version(module)
-    graph, sha256 = _put_graph(variant, model_dir, optimised)
+    with Line(f"putting {variant.name} into {model_dir}"):
+        if place is None:
+            module = _named(variant, model_dir, description.sha256)
+            _put_tree(path, module)
+            place = module, _tree_version(module)
+        graph, sha256 = _put_graph(variant, model_dir, optimised)
     kept = Kept(description, optimised.facts, place[0], graph, sha256)
     return _commit(variant, model_dir, kept, _to_json(kept, place[1]), token)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pipelines import model_bucket, module_sources
 from pipelines.config import RunConfig
 from pipelines.module_sources import LABELS_FILE, Kept
+from pipelines.terminal import Line
 from transforms import graph_files, graphs, modules, storage
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
@@ -78,7 +79,11 @@ def make(variant: Variant, model_dir: str) -> Kept:
     """Make a variant's module with random weights and keep it, marked so."""
     from transforms import random_weights
 
-    return _keep(variant, model_dir, lambda path: random_weights.write(variant, path))
+    def write(path: str) -> None:
+        with Line(f"making {variant.name} with random weights"):
+            random_weights.write(variant, path)
+
+    return _keep(variant, model_dir, write)
 
 
 def _keep(variant: Variant, model_dir: str, write: Callable[[str], None]) -> Kept:

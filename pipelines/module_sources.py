@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import socket
@@ -12,9 +13,10 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from pipelines.terminal import Line
 from transforms import graphs, modules, storage
 from transforms.errors import RunError
 from transforms.paths import is_remote
@@ -23,6 +25,7 @@ from transforms.variants import Variant
 LABELS_FILE = "ImageNetLabels.txt"
 LABELS_URL = "https://storage.googleapis.com/download.tensorflow.org/data/" + LABELS_FILE
 NETWORK_TIMEOUT_SECONDS = 30.0
+MB = 1e6
 
 # Modules are pulled by several threads, but warnings and socket timeouts are settings of the whole process.
 _one_at_a_time = threading.Lock()
@@ -62,8 +65,18 @@ def fetch(variant: Variant, path: str) -> None:
         with _one_at_a_time:
             source = _resolve(variant)
         shutil.copytree(source, path)
-    elif not storage.download_tree(variant.handle, path):
+    elif not download(variant, variant.handle, path):
         raise RunError(f"{variant.name}: no module at {variant.handle}; correct its handle")
+
+
+def download(variant: Variant, url: str, path: str) -> bool:
+    """Copy a module's directory from a store into the new directory `path`; False where there is none."""
+    refs = storage.tree(url).values()
+    if not refs:
+        return False
+    total = sum(ref.size or 0 for ref in refs) / MB
+    with Line(f"fetching {variant.name}", "MB", total, lambda: _megabytes(path)):
+        return storage.download_tree(url, path) > 0
 
 
 def describe(path: str, variant: Variant) -> tuple[modules.Description, graphs.Optimised]:
@@ -72,7 +85,7 @@ def describe(path: str, variant: Variant) -> tuple[modules.Description, graphs.O
     Raises:
         RunError: It is not what the catalogue promises.
     """
-    with _one_at_a_time:
+    with _one_at_a_time, Line(f"checking and optimising {variant.name}"):
         module = modules.load(path, variant)
         description = modules.describe(module, variant)
         return description, graphs.optimise(module, variant, description.sha256)
@@ -106,7 +119,7 @@ def _resolve(variant: Variant) -> str:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
     try:
-        with _local_hub_cache():
+        with _local_hub_cache(), Line(f"fetching {variant.name}", "MB", None, hub_megabytes):
             return str(hub.resolve(variant.handle))
     except (OSError, ValueError, RuntimeError, EOFError, tarfile.TarError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -116,6 +129,24 @@ def _resolve(variant: Variant) -> str:
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def hub_megabytes() -> float:
+    """What tensorflow-hub has unpacked so far of what it fetches; of how much it does not tell."""
+    from tensorflow_hub import resolver
+
+    folders = glob.glob(os.path.join(glob.escape(resolver.tfhub_cache_dir(use_temp=True)), "*.tmp"))
+    return sum(map(_megabytes, folders))
+
+
+def _megabytes(folder: str) -> float:
+    """Of all files below a directory, which others may be at."""
+    n_bytes = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                n_bytes += os.path.getsize(os.path.join(place, name))
+    return n_bytes / MB
 
 
 @contextmanager

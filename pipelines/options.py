@@ -95,6 +95,7 @@ def _add_output_of_run(output: argparse._ArgumentGroup) -> None:
 def _add_index(parser: argparse.ArgumentParser) -> None:
     _add_images(parser)
     _add_output(parser)
+    _add_json(parser)
 
 
 def _add_pull(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +126,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deep", action="store_true", help="read every row too; default: the index and the files' footers"
     )
+    _add_json(parser)
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:

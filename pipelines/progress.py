@@ -6,26 +6,23 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from pipelines.terminal import Screen, said_of
 from transforms.changes import Changes
 from transforms.fingerprints import VariantRun
 from transforms.footers import Footer
 from transforms.index import Index
 from transforms.listing import Found
-from transforms.records import ImageRef, StepSeconds
+from transforms.records import StepSeconds
 from transforms.tables import failures_directory, rows_directory
 
-TERMINAL_SECONDS = 0.5
 PLAIN_SECONDS = 10.0
 PLAIN_WIDTH = 240
-LISTED_A_LINE = 1000
 
 
 def stdout() -> Console:
@@ -61,22 +58,31 @@ class Live:
         self._n_images = n_images
         self._n_variants = n_variants
         self._more = more
-        self._console = Console(file=terminal)
+        self._terminal = terminal
+        self._screen = Screen() if terminal.isatty() else None
         self._stopped = threading.Event()
         self._clock = clock
         self._first: tuple[float, float] | None = None
-        show = self._show_line if self._console.is_terminal else self._print_lines
-        self._thread = threading.Thread(target=show, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._print_lines, name="progress", daemon=True)
 
     def __enter__(self) -> Live:
-        self._thread.start()
+        if self._screen:
+            self._screen.add(self, self._terminal)
+        else:
+            self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
+    def __exit__(self, *_: object) -> None:
+        if self._screen:
+            self._screen.remove(self)
+        else:
+            self._stopped.set()
+            self._thread.join()
+
+    def shown(self) -> tuple[str, float, float | None, str]:
+        """As `terminal.Row` says."""
+        done, words = self.state()
+        return "running", done, self._n_images, f"{done:,.0f} of {self._n_images:,} images, {words}"
 
     def state(self) -> tuple[float, str]:
         """Images done, and in words the rate, the failures and the time left.
@@ -90,17 +96,8 @@ class Live:
             return done, more or "loading the modules"
         self._first = self._first or (now, scored)
         rate = (scored - self._first[1]) / max(now - self._first[0], 1e-9)
-        speed = f"{rate:,.1f} images/s" if rate else ""
-        left = f"{(self._n_images - done) / rate:,.0f} s left" if rate else "time left not known yet"
+        speed, left = said_of(rate, "images", self._n_images - done) or ("", "time left not known yet")
         return done, ", ".join(filter(None, (speed, f"{failed:,.0f} failed", left, more)))
-
-    def _show_line(self) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
-        with Progress(*columns, console=self._console, transient=True) as bar:
-            task = bar.add_task("images", total=self._n_images, words="")
-            while not self._stopped.wait(TERMINAL_SECONDS):
-                done, words = self.state()
-                bar.update(task, completed=int(done), words=words)
 
     def _print_lines(self) -> None:
         printed, said = 0.0, ""
@@ -108,22 +105,13 @@ class Live:
             done, words = self.state()
             if done > printed or (self._more and words != said):
                 line = f"{done:,.0f} of {self._n_images:,} images, {words}"
-                self._console.print(line, highlight=False, soft_wrap=True)
+                print(line, file=self._terminal, flush=True)
                 printed, said = done, words
 
 
 def counted(count: int, noun: str) -> str:
     """A number with its noun: `1 unit`, `2,000 units`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def while_listing(images: Iterable[ImageRef], found: Found) -> Iterator[ImageRef]:
-    """The images as they are listed; a terminal shows how many there are so far."""
-    with Console(stderr=True).status("listing") as status:
-        for image in images:
-            yield image
-            if found.listed % LISTED_A_LINE == 0:
-                status.update(f"listing: {found.listed:,} images")
 
 
 def print_listing(work: Index, changes: Changes, found: Found) -> None:

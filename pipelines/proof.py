@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.progress import counted
+from pipelines.terminal import tracked
 from transforms import index, storage
 from transforms.commit import failed_uris
 from transforms.errors import RunError
@@ -56,11 +57,13 @@ class Checked:
 
     Attributes:
         parts: Rows files by name.
+        footers: What the rows files of each unit say together.
         wrong: What is not as promised.
         rubbish: Files that are no part of the dataset, relative to the output directory.
     """
 
     parts: dict[str, Part]
+    footers: list[Footer]
     wrong: list[Wrong]
     rubbish: list[str]
 
@@ -117,6 +120,7 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
         owner: united([checked.parts[name].footer for name in names])
         for owner, names in rounds(checked.parts).items()
     }
+    checked.footers = list(committed.values())
     failures_names = storage.list_names(os.path.join(output, failures_directory(directory)))
     checked.rubbish = rubbish(committed, rows_names, failures_names, directory)
     return checked
@@ -124,9 +128,10 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
 
 def _read_parts(output: str, folder: str, names: list[str]) -> Checked:
     """The rows files' metadata, many at a time."""
-    checked = Checked({}, [], [])
+    checked = Checked({}, [], [], [])
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        for name, part in zip(names, pool.map(partial(_read_part, output, folder), names), strict=True):
+        read = tracked(pool.map(partial(_read_part, output, folder), names), folder, "footers", len(names))
+        for name, part in zip(names, read, strict=True):
             if isinstance(part, Wrong):
                 checked.wrong.append(part)
             else:
@@ -183,7 +188,8 @@ def _check_deeply(
         return list(_check_rows(output, paths, parts[names[-1]].footer, unit))
 
     with ThreadPoolExecutor(DEEP_AT_ONCE) as pool:
-        for (names, _), found in zip(whole, pool.map(lambda each: problems(*each), whole), strict=True):
+        read = tracked(pool.map(lambda each: problems(*each), whole), folder, "units", len(whole))
+        for (names, _), found in zip(whole, read, strict=True):
             yield from (Wrong(f"{folder}/{names[-1]}", problem) for problem in found)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pipelines.terminal import tracked
 from transforms import images, index
 from transforms.errors import BadImage
 from transforms.fetching import fetch_many
@@ -54,7 +55,8 @@ def measure(refs: Sequence[ImageRef], variants: Sequence[Variant]) -> Sample | N
     # The first request connects, the first call of TensorFlow builds its kernels.
     list(_decoded([each.content for each in fetch_many(refs[:1], images.MAX_BYTES)], variants))
     started = time.perf_counter()
-    fetched = [each.content for each in fetch_many(refs, images.MAX_BYTES)]
+    coming = tracked(fetch_many(refs, images.MAX_BYTES), "reading a sample", "images", len(refs))
+    fetched = [each.content for each in coming]
     fetch_seconds = time.perf_counter() - started
     read = [content for content in fetched if isinstance(content, bytes)]
     if not read:

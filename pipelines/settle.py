@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+from pipelines.terminal import tracked
 from transforms import index, storage
 from transforms.errors import RunError, UsageError
 from transforms.fingerprints import VariantRun
@@ -18,7 +19,7 @@ FOOTERS_AT_ONCE = 16
 def read_footers(paths: list[str]) -> list[Footer]:
     """Footers of rows files, many at a time, in order."""
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return list(pool.map(read_footer, paths))
+        return list(tracked(pool.map(read_footer, paths), "summing up", "files", len(paths)))
 
 
 def read_rounds(folder: str, names: list[list[str]]) -> list[Footer]:

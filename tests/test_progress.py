@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from io import StringIO
 
 import pytest
-from rich.console import Console
 
 from pipelines import progress
 from pipelines.progress import Live, print_summary
 from tests.records import footer, refs, score_batch, unit
 from transforms.fingerprints import VariantRun
-from transforms.listing import Found
-from transforms.records import ImageRef, Receipt, StepSeconds
+from transforms.records import Receipt, StepSeconds
 from transforms.tally import Tally
 
 IMAGES = refs(10)
@@ -96,18 +92,3 @@ def test_the_table_says_what_was_done_before_and_what_is_random(
     output = capsys.readouterr().out
     assert "–" in output
     assert "RANDOM WEIGHTS, the scores mean nothing" in output
-
-
-def test_a_terminal_shows_how_many_images_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = StringIO()
-    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=shown, force_terminal=True))
-    monkeypatch.setattr(progress, "LISTED_A_LINE", 5)
-    found = Found()
-
-    def images() -> Iterator[ImageRef]:
-        for ref in IMAGES:
-            found.listed += 1
-            yield ref
-
-    assert list(progress.while_listing(images(), found)) == IMAGES
-    assert "listing: 10 images" in shown.getvalue()

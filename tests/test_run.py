@@ -272,7 +272,10 @@ def test_an_output_that_cannot_be_made_is_one_clear_line(
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "out"
     code, _, errors = pixelbeam("run", "--input", folder, "--output", output, "--variant", tiny_toml)
-    assert (code, errors) == (1, f"pixelbeam: Not a directory: {output}/_index/CURRENT.json\n")
+    assert (code, errors) == (
+        1,
+        f"pixelbeam: Not a directory: {output}/_index/CURRENT.json; mend that and run the same command again\n",
+    )
 
 
 def test_an_output_that_is_a_file_is_refused(pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipelines import model_dir
 from pipelines.module_sources import Kept, fetch_class_names
+from pipelines.terminal import tracked
 from transforms.graphs import GraphFacts
 from transforms.paths import absolute
 from transforms.variants import Variant, find
@@ -24,7 +25,8 @@ def main(specs: tuple[str, ...], directory: str, random_weights: bool) -> int:
     directory = absolute(directory)
     variants = [find(spec) for spec in specs]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for line in pool.map(lambda variant: _pulled(variant, directory, random_weights), variants):
+        pulled = pool.map(lambda variant: _pulled(variant, directory, random_weights), variants)
+        for line in tracked(pulled, "pulling", "modules", len(variants)):
             print(line, flush=True)
     if not random_weights and not fetch_class_names(directory):
         print("ImageNet's class names could not be fetched; give --class-names to `pixelbeam run`")
