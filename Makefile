@@ -6,13 +6,14 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate
 # Every extra but gpu, which is for the worker image alone: gigabytes that nothing here can use.
 EXTRAS := heic s3 azure demo dev
+SITE := site
 
 # Bytecode is written as modules are first imported, which takes 8 s once; for everything in .venv it takes 22 s.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup heavy java demo test test-all lint types format lock clean
+.PHONY: help setup heavy java demo test test-all lint types docs format lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -45,6 +46,12 @@ lint: setup  ## what CI checks before the tests
 types: setup
 	$(BIN)/mypy $(TYPED)
 
+# pdoc's own warnings are errors, those of what is imported are not.
+docs: setup  ## the API reference from the docstrings, in site/
+	TF_CPP_MIN_LOG_LEVEL=3 PDOC_ALLOW_EXEC=1 $(BIN)/python -W "error:Couldn't import" -W "error:Error parsing" \
+		-W "error:Cannot determine" -W "error:Found" -m pdoc --docformat google --no-show-source \
+		--footer-text Pixelbeam --output-directory $(SITE) pipelines transforms
+
 format: setup  ## put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -57,7 +64,7 @@ lock: $(BIN)/uv  ## renew requirements/ from pyproject.toml (UPGRADE=--upgrade: 
 	$(COMPILE) $(UPGRADE) --extra gpu -c requirements/dev.txt -o requirements/worker-gpu.txt pyproject.toml
 
 clean:  ## remove what the targets made
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo-output site *.egg-info
 	find $(TYPED) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv: requirements/uv.txt

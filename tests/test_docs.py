@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import html
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,35 @@ def test_every_promise_names_tests_that_exist() -> None:
             there = (ROOT / path).read_text(encoding="utf-8")
             for test in re.findall(r"(?<=[:`])test_\w+", rest):
                 assert re.search(rf"^def {test}\(", there, re.MULTILINE), f"{path}::{test}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The API reference, as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    binaries = Path(sys.executable).parent
+    # What is installed is what the tests run with.
+    command = ["make", "--assume-old=setup", f"BIN={binaries}", f"SITE={folder}", "docs"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return folder
+
+
+def test_the_reference_has_every_module_with_its_contract(site: Path) -> None:
+    modules = [path for folder in ("pipelines", "transforms") for path in (ROOT / folder).rglob("*.py")]
+    assert len(modules) > 80
+    for module in modules:
+        name = module.relative_to(ROOT).with_suffix("")
+        page = site / (name.parent if name.name == "__init__" else name).with_suffix(".html")
+        contract = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+        assert contract, module
+        plain = re.sub(r"<[^>]+>", "", html.unescape(page.read_text(encoding="utf-8")))
+        assert contract.split("`")[0].split("\n")[0].rstrip(".")[:40] in plain, module
+
+
+def test_the_reference_explains_arguments_and_errors(site: Path) -> None:
+    page = (site / "transforms" / "variants.html").read_text(encoding="utf-8")
+    assert "class_names" in page
+    assert re.search(r"Raises:.{0,200}UsageError", page, re.DOTALL)
 
 
 @functools.cache
