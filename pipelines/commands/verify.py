@@ -65,7 +65,7 @@ class Verified:
     wrong: list[Wrong]
 
 
-def main(output: str, deep: bool, as_json: bool) -> int:
+def main(output: str, deep: bool, as_json: bool = False) -> int:
     """Check the output directory; prints what it holds and what is wrong, and returns 1 where anything is, else 0.
 
     Raises:
