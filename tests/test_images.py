@@ -387,6 +387,36 @@ def assert_image_or_reason(data: bytes) -> None:
     assert 1 <= image.orientation <= 8
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF"])
+def test_a_small_copy_is_upright(file_format: str, orientation: int) -> None:
+    pixels = np.repeat(np.repeat(stored(orientation), 8, axis=0), 8, axis=1)
+    copy = images.small_copy(photos.encode(pixels, file_format, exif=photos.exif(orientation)), 98)
+    assert (copy.mode, copy.size) == ("RGB", (98, 67))
+    assert_looks_like(np.asarray(copy), PHOTO)
+
+
+def test_a_small_copy_of_a_smaller_image_is_the_image() -> None:
+    assert_is(np.asarray(images.small_copy(photos.encode(PHOTO, "PNG"), 500)), PHOTO)
+
+
+def test_a_small_copy_of_a_large_jpeg_is_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(images, "_upright", lambda pixels, _: decoded.append(pixels.shape) or pixels)
+    images.small_copy(photos.jpeg(photos.scene(1200, 1600)), 100)
+    assert decoded == [(150, 200, 3)]
+
+
+def test_of_what_cannot_be_decoded_there_is_no_small_copy() -> None:
+    cut = photos.encode(PHOTO, "PNG")[:2000]
+    reasons = []
+    for data in (b"", b"milk, bread", cut, *bombs().values()):
+        with pytest.raises(BadImage) as caught:
+            images.small_copy(data, 50)
+        reasons.append(caught.value.error)
+    assert reasons == ["empty", "not_an_image", "truncated", *["too_many_pixels"] * len(bombs())]
+
+
 @settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_random_bytes(data: bytes) -> None:

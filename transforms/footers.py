@@ -82,9 +82,17 @@ def read_footer(path: str) -> Footer:
 
 def read_footer_and_rows(path: str) -> tuple[Footer, int]:
     """The footer of a rows file and how many rows it really has, in one request; raises like `read_footer`."""
+    footer, rows_in_groups = read_footer_and_groups(path)
+    return footer, sum(rows_in_groups)
+
+
+def read_footer_and_groups(path: str) -> tuple[Footer, tuple[int, ...]]:
+    """The footer of a rows file and the rows in each of its row groups, in one request; raises like `read_footer`."""
     try:
         metadata = read_metadata(path)
-        return Footer.from_metadata(metadata.metadata or {}), int(metadata.num_rows)
+        groups = range(metadata.num_row_groups)
+        rows_in_groups = tuple(int(metadata.row_group(group).num_rows) for group in groups)
+        return Footer.from_metadata(metadata.metadata or {}), rows_in_groups
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{path} is no rows file of ours ({reason}); delete it and run again") from error
