@@ -115,6 +115,12 @@ def _verify(known: Namespace) -> int:
     return verify.main(known.output, known.deep, known.json)
 
 
+def _report(known: Namespace) -> int:
+    from pipelines.commands import report
+
+    return report.main(known.dataset, known.output)
+
+
 def _variants(known: Namespace) -> int:
     from pipelines.commands import variants
 
@@ -127,6 +133,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "plan": _plan,
     "watch": _watch,
     "verify": _verify,
+    "report": _report,
     "variants": _variants,
 }
 

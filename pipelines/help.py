@@ -41,6 +41,7 @@ pixelbeam plan --output gs://my-bucket/dataset --model-dir gs://my-bucket/models
     ),
     "watch": ("pixelbeam watch dataset", "pixelbeam watch gs://my-bucket/dataset"),
     "verify": ("pixelbeam verify dataset", "pixelbeam verify dataset --deep --json"),
+    "report": ("pixelbeam report dataset", "pixelbeam report gs://my-bucket/dataset --output dataset.html"),
     "variants": ("pixelbeam variants", "pixelbeam variants --json"),
 }
 

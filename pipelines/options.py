@@ -15,6 +15,7 @@ COMMANDS = {
     "plan": "tell what a run would do and take, and do nothing",
     "watch": "come back to the last run, and sum it up once it has ended",
     "verify": "prove that every image is a row or a failure",
+    "report": "show what a dataset holds, as one HTML page",
     "variants": "list the catalogue of modules",
 }
 """What each is for, in one line."""
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         "plan": _add_plan,
         "watch": _add_directory,
         "verify": _add_verify,
+        "report": _add_report,
         "variants": _add_json,
     }
     for command, purpose in COMMANDS.items():
@@ -127,6 +129,15 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "--deep", action="store_true", help="read every row too; default: the index and the files' footers"
     )
     _add_json(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DIR", help="the --output of `pixelbeam run`, a path or a URL")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the page; default: DIR/report.html, or report.html where DIR is a URL",
+    )
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:

@@ -134,7 +134,11 @@ def test_workers_have_all_of_the_wheel_and_nothing_of_the_tree(wheel: WorkerWhee
     assert worker_wheel.imported(wheel) == [wheel.site_packages / name / "__init__.py" for name in packages]
     for name in packages:
         ours, theirs = (
-            {path.relative_to(at) for path in (at / name).rglob("*") if path.suffix in (".py", ".toml")}
+            {
+                path.relative_to(at)
+                for path in (at / name).rglob("*")
+                if path.is_file() and "__pycache__" not in path.parts
+            }
             for at in (ROOT, wheel.site_packages)
         )
         assert theirs == ours

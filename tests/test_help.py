@@ -78,14 +78,14 @@ def test_the_examples_that_need_nothing_of_google_do_what_they_say(
     (tmp_path / "models").symlink_to(small_modules)
     monkeypatch.chdir(tmp_path)
     done = []
-    for command in ("variants", "pull", "plan", "run", "index", "watch", "verify"):
+    for command in ("variants", "pull", "plan", "run", "index", "watch", "verify", "report"):
         for example in EXAMPLES[command]:
             if "my-bucket" not in example:
                 code, output, errors = pixelbeam(*shlex.split(one_line(example))[1:])
                 assert (code, bool(output)) == (0, True), errors
                 done.append(command)
     assert sorted(set(done)) == sorted(COMMANDS)
-    assert len(done) == 9
+    assert len(done) == 10
 
 
 def test_beam_s_options_that_are_named_are_beam_s(capsys: pytest.CaptureFixture[str]) -> None:
