@@ -5,15 +5,17 @@ TYPED := pipelines transforms $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate
 # Every extra but gpu, which is for the worker image alone: gigabytes that nothing here can use.
-EXTRAS := heic s3 azure demo dev
+EXTRAS := heic s3 azure report demo dev
 SITE := site
 
 # Bytecode is written as modules are first imported, which takes 8 s once; for everything in .venv it takes 22 s.
 unexport PYTHONDONTWRITEBYTECODE
 
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup heavy java demo test test-all lint types docs format lock clean
+.PHONY: help setup heavy java chromium demo test test-all lint types docs format lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -35,8 +37,14 @@ demo: setup  ## run the four modules over a few photographs
 test: setup  ## the tests that CI runs
 	$(BIN)/pytest -m "not full"
 
-test-all: setup heavy  ## every test: full-size modules, engines, kill loops, Spark
+test-all: setup heavy chromium  ## every test: full-size modules, engines, kill loops, Spark, the report in Chromium
 	$(BIN)/pytest
+
+chromium:  # the browser of the report's tests, with a font that it can write with
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done >/dev/null; \
+		command -v apt-get >/dev/null || { echo "make test-all needs Chromium: install it" >&2; exit 1; }; \
+		$(AS_ROOT) apt-get update -qq && \
+		$(AS_ROOT) apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core
 
 lint: setup  ## what CI checks before the tests
 	$(BIN)/ruff check
