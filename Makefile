@@ -11,8 +11,6 @@ SITE := site
 # Bytecode is written as modules are first imported, which takes 8 s once; for everything in .venv it takes 22 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup heavy java chromium demo test test-all lint types docs format lock clean
@@ -31,6 +29,13 @@ java:
 		$$sudo apt-get update -qq && $$sudo apt-get install -qq --no-install-recommends default-jre-headless; \
 	} || { echo "Spark needs Java 17 or newer: install one, then make test-all again" >&2; exit 1; }
 
+# The browser of the report's tests, and a font that it can write with.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; \
+	} || { echo "the report is tested in Chromium: install it, then make test-all again" >&2; exit 1; }
+
 demo: setup  ## run the four modules over a few photographs
 	$(BIN)/python -m pipelines.commands.demo
 
@@ -39,12 +44,6 @@ test: setup  ## the tests that CI runs
 
 test-all: setup heavy chromium  ## every test: full-size modules, engines, kill loops, Spark, the report in Chromium
 	$(BIN)/pytest
-
-chromium:  # the browser of the report's tests, with a font that it can write with
-	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done >/dev/null; \
-		command -v apt-get >/dev/null || { echo "make test-all needs Chromium: install it" >&2; exit 1; }; \
-		$(AS_ROOT) apt-get update -qq && \
-		$(AS_ROOT) apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core
 
 lint: setup  ## what CI checks before the tests
 	$(BIN)/ruff check

@@ -122,6 +122,11 @@ def test_tables_are_read(read: Path) -> None:
     assert [row[1:3] for row in reasons] == [("decode", "not_an_image")]
 
 
+def test_a_report(read: Path, given) -> None:
+    given(block("pixelbeam report"))
+    assert (read / "report.html").stat().st_size < 8_000_000
+
+
 @pytest.mark.full
 def test_spark_reads_a_table(read: Path) -> None:
     program = [

@@ -62,7 +62,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, models: str) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
     assert path, "chromium is not here; `make chromium` installs it"
     with sync_playwright() as playwright:
         # Inside of containers Chromium's own sandbox cannot be set up.

@@ -37,6 +37,7 @@ def main() -> int:
     if code == 0:
         show_top_classes(dataset)
         show_one_liner(dataset)
+        code = pixelbeam("report", dataset)
     return code
 
 
