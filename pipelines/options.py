@@ -15,7 +15,7 @@ COMMANDS = {
     "plan": "tell what a run would do and take, and do nothing",
     "watch": "come back to the last run, and sum it up once it has ended",
     "verify": "prove that every image is a row or a failure",
-    "report": "show what a dataset holds, as one HTML page",
+    "report": "show what a dataset holds, as one page for a browser",
     "variants": "list the catalogue of modules",
 }
 """What each is for, in one line."""
