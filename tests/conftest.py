@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def small_modules(models: str) -> str:
     """The smallest module of each format with random weights, each in its variant's directory."""
-    for name in (
+    names = (
         "google/efficientnet/b0/classification/1",
         "tensorflow/efficientnet/b0/classification/1",
         "google/imagenet/efficientnet_v2_imagenet1k_b0/feature_vector/2",
-    ):
-        pull.pull(find(name), models, random_weights=True)
+    )
+    with ThreadPoolExecutor() as several:
+        list(several.map(lambda name: pull.pull(find(name), models, random_weights=True), names))
     return models
 
 

@@ -134,13 +134,9 @@ def run_full_size(pixelbeam: Any, out: Path, folder: Path, models: str, names: l
     check(out, models, {name: MISSION[name] for name in names})
 
 
-@pytest.mark.parametrize(
-    "name", ["google/efficientnet/b4/classification/1", "tensorflow/efficientnet/b3/classification/1"]
-)
-def test_a_full_size_module_of_each_format(
-    pixelbeam, tmp_path: Path, odd: Path, models: str, name: str
-) -> None:
-    run_full_size(pixelbeam, tmp_path / "out", odd, models, [name])
+def test_a_full_size_module_of_each_format(pixelbeam, tmp_path: Path, odd: Path, models: str) -> None:
+    names = ["google/efficientnet/b4/classification/1", "tensorflow/efficientnet/b3/classification/1"]
+    run_full_size(pixelbeam, tmp_path / "out", odd, models, names)
 
 
 @pytest.mark.full
