@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -167,6 +169,34 @@ def test_of_two_files_of_a_unit_the_newer_counts(out: Path, page) -> None:
         said = article(text, name)
         assert f"rows {ROWS} " in said
         assert "model_error" not in said
+
+
+def with_features(path: Path, width: int | None, settings: dict) -> None:
+    """Write a rows file anew as by another module, whose feature vectors are so long; None for no features."""
+    table, footer = pq.read_table(path), read_footer(str(path))
+    table = table.drop_columns(["features"])
+    if width:
+        values = pa.array(np.arange(table.num_rows * width, dtype=np.float32))
+        table = table.append_column("features", pa.FixedSizeListArray.from_arrays(values, width))
+    footer = replace(footer, finished=footer.finished - 1000, settings={**footer.settings, **settings})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(footer.to_metadata())
+
+
+@pytest.mark.parametrize("width", [None, 7])
+def test_rows_of_two_settings_are_told_and_not_mixed(width: int | None, out: Path, page) -> None:
+    # A run with --replace was interrupted.
+    first = rows_files(out, BOTH)[0]
+    others = read_footer(str(first)).rows
+    with_features(first, width, {"n_features": width})
+    text = page(out)
+    said = article(text, BOTH)
+    assert "Two kinds of rows. 1 of 4 units were made with other settings than those below" in said
+    assert f"rows {ROWS} " in said
+    assert f"Everything else is of {ROWS - others} of {ROWS} rows" in said
+    assert f"vectors {ROWS - others} dimensions 4" in said
+    assert "Two kinds of rows" not in article(text, LOGITS)
 
 
 def test_pictures_of_what_is_gone_or_changed_are_left_out(

@@ -73,6 +73,16 @@ class Parts:
         """What each unit's rounds say together."""
         return [unit.footer for unit in self.units]
 
+    @cached_property
+    def newest(self) -> Footer | None:
+        """The footer of the unit that was done last; None where none was read."""
+        return max(self.footers, key=lambda footer: footer.finished, default=None)
+
+    @cached_property
+    def alike(self) -> list[UnitParts]:
+        """The units that were made with the settings of the newest one: only their rows may be compared."""
+        return [unit for unit in self.units if self.newest and unit.footer.settings == self.newest.settings]
+
     @property
     def scale(self) -> float:
         """What to multiply a sum over `footers` by for all units that are done."""

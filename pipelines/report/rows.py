@@ -92,11 +92,13 @@ class _Group:
 def read_rows(parts: Parts, on_read: Callable[[int], None]) -> Rows:
     """At most about `sampling.ROWS` rows from `sampling.ROW_GROUPS` row groups, each row as likely as any other.
 
+    Only units that were made with the same settings are read: vectors of two modules are not comparable.
+
     Args:
         parts: The variant's files.
         on_read: Told how many rows were read so far.
     """
-    files = [part for unit in parts.units for part in unit.parts]
+    files = [part for unit in parts.alike for part in unit.parts]
     groups = [_Group(part, number) for part in files for number in range(len(part.rows_in_groups))]
     chosen = sampling.pick(groups, sampling.ROW_GROUPS, lambda group: group.name)
     share = min(1.0, sampling.ROWS / max(1, sum(group.n_rows for group in chosen)))

@@ -62,9 +62,10 @@ class VariantReport:
 
     Attributes:
         directory: The variant's directory name.
-        footer: Of one of its units, for what was run; None where none is done.
+        footer: Of the unit that was done last, for what was run; None where none is done.
         random_weights: Some rows were made with a module without trained weights.
         units: In the index.
+        others: Units that are done with other settings than the newest one, whose rows are not looked at.
         sampled: What was looked at.
         funnel: How far the images came.
         examples: Of failures, by reason.
@@ -78,6 +79,7 @@ class VariantReport:
     footer: Footer | None
     random_weights: bool
     units: int
+    others: int
     sampled: Sampled
     funnel: Funnel
     examples: dict[Reason, list[Example]]
@@ -180,13 +182,13 @@ def _read_variant(output: str, directory: str, work: Index, say: Say) -> Variant
     say(f"{directory}: reading rows")
     rows = read_rows(parts, lambda count: say(f"{directory}: reading rows: {count:,}"))
     say(f"{directory}: comparing features")
-    last = max(parts.footers, key=lambda footer: footer.finished, default=None)
-    precision = str(last.settings.get("precision")) if last else ""
+    precision = str(parts.newest.settings.get("precision")) if parts.newest else ""
     return VariantReport(
         directory=directory,
-        footer=last,
+        footer=parts.newest,
         random_weights=any(footer.random_weights for footer in parts.footers),
         units=work.n_units,
+        others=round((len(parts.units) - len(parts.alike)) * parts.scale),
         sampled=_sampled(parts, rows),
         funnel=flow,
         examples=found,
