@@ -171,6 +171,31 @@ def test_of_two_files_of_a_unit_the_newer_counts(out: Path, page) -> None:
         assert "model_error" not in said
 
 
+def test_what_supersedes_a_file_that_is_gone_counts(out: Path, page) -> None:
+    # Listed, then deleted by the run that had committed the newer one.
+    rows_files(out, BOTH)[0].with_name("part-000000-aaaaaaaaaaaa.parquet").symlink_to("nowhere")
+    said = article(page(out), BOTH)
+    assert f"rows {ROWS} " in said
+    assert "could not be read" not in said
+
+
+def test_names_that_are_no_text_any_more_cannot_be_read(out: Path, page) -> None:
+    first = rows_files(out, BOTH)[0]
+    (failed,) = (out / "_failures" / "variant=acme-both-1").iterdir()
+    footers = {first: read_footer(str(first)).to_metadata(), failed: {}}
+    for path, metadata in footers.items():
+        table = pq.read_table(path)
+        names = pa.array([b"\xff" + name.encode() for name in table.column("uri").to_pylist()])
+        broken = pa.StringArray.from_buffers(len(names), *names.buffers()[1:])
+        table = table.set_column(0, table.schema.field(0), broken)
+        with pq.ParquetWriter(path, table.schema) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata(metadata)
+    said = article(page(out), BOTH)
+    assert "1 files could not be read" in said
+    assert "No example could be read" in said
+
+
 def with_features(path: Path, width: int | None, settings: dict) -> None:
     """Write a rows file anew as by another module, whose feature vectors are so long; None for no features."""
     table, footer = pq.read_table(path), read_footer(str(path))

@@ -62,7 +62,7 @@ def _read(path: str) -> list[dict[str, Any]]:
         with open_file(path) as file:
             table = pq.read_table(file, columns=["uri", "step", "error", "message"])
         rows: list[dict[str, Any]] = table.to_pylist()
-    except (OSError, pa.ArrowInvalid, RunError):
+    except (OSError, pa.ArrowException, UnicodeDecodeError, RunError):
         # Superseded meanwhile, or broken, which `verify` tells.
         return []
     return rows

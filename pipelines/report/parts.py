@@ -119,11 +119,14 @@ def read_parts(output: str, directory: str, n_units: int, on_read: Callable[[int
 
 def _read_unit(folder: str, by_fingerprint: Sequence[Sequence[str]]) -> UnitParts | str:
     """The unit's files that count, or why they cannot be read; of two fingerprints the newer one supersedes."""
-    try:
-        found = [UnitParts(tuple(_read(folder, names))) for names in by_fingerprint]
-    except RunError as error:
-        return str(error)
-    return max(found, key=lambda unit: unit.footer.finished)
+    found, unreadable = [], ""
+    for names in by_fingerprint:
+        try:
+            found.append(UnitParts(tuple(_read(folder, names))))
+        except RunError as error:
+            # Deleted meanwhile by whoever superseded it, perhaps.
+            unreadable = str(error)
+    return max(found, key=lambda unit: unit.footer.finished, default=None) or unreadable
 
 
 def _read(folder: str, names: Sequence[str]) -> Iterator[Part]:

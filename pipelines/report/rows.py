@@ -106,24 +106,29 @@ def read_rows(parts: Parts, on_read: Callable[[int], None]) -> Rows:
     features: list[FloatArray] = []
     read_from, lost = set(), 0
     with ThreadPoolExecutor(GROUPS_AT_ONCE) as pool:
-        for group, table in ordered_map(
+        for group, found in ordered_map(
             pool, lambda each: _read_or_none(each, share), chosen, GROUPS_AT_ONCE
         ):
-            if table is None:
+            if found is None:
                 lost += 1
                 continue
-            images += _images(table, group.part.footer.unit)
-            if "features" in table.column_names and table.num_rows:
-                features.append(_matrix(table.column("features")))
+            images += found[0]
+            features += [] if found[1] is None else [found[1]]
             read_from.add(group.part.path)
             on_read(len(images))
     return Rows(tuple(images), np.concatenate(features) if features else None, len(read_from), lost)
 
 
-def _read_or_none(group: _Group, share: float) -> tuple[_Group, pa.Table | None]:
+def _read_or_none(
+    group: _Group, share: float
+) -> tuple[_Group, tuple[list[Image], FloatArray | None] | None]:
+    """The chosen rows of a row group and their features; None where it cannot be read."""
     try:
-        return group, pa.concat_tables(_read(group, share))
-    except (OSError, pa.ArrowInvalid, RunError):
+        table = pa.concat_tables(_read(group, share))
+        has_features = "features" in table.column_names and table.num_rows
+        values = _matrix(table.column("features")) if has_features else None
+        return group, (list(_images(table, group.part.footer.unit)), values)
+    except (OSError, pa.ArrowException, UnicodeDecodeError, RunError):
         # Replaced meanwhile, or broken, which `verify` tells.
         return group, None
 
