@@ -121,7 +121,7 @@ def funnel(parts: Parts, images: int, units: int) -> Funnel:
     stages = [Stage("listed", images, 0, "")]
     done = min(images, _done(parts, images, units))
     if done < images:
-        why = "not done, or unreadable" if parts.unreadable else "not done yet"
+        why = "not done yet" if parts.units_done < units and not parts.unreadable else "not done, or unreadable"
         stages.append(Stage("done so far", done, images - done, why))
     for step, name, why in STEPS:
         lost = sum(reason.images for reason in reasons if reason.step == step)
@@ -136,8 +136,8 @@ def _reason(name: str, images: int) -> Reason:
 
 
 def _done(parts: Parts, images: int, units: int) -> int:
-    """Images in the units that are done; the index tells of all of them, footers of those that were read."""
-    if parts.units_done == units and not parts.unreadable:
+    """Images in the units that are done, as the footers say; where all are done a sample of them tells no more."""
+    if parts.units_done == units and not parts.unreadable and not parts.is_whole:
         return images
     return round(sum(footer.rows + footer.failures for footer in parts.footers) * parts.scale)
 
