@@ -119,14 +119,17 @@ def read_parts(output: str, directory: str, n_units: int, on_read: Callable[[int
 
 def _read_unit(folder: str, by_fingerprint: Sequence[Sequence[str]]) -> UnitParts | str:
     """The unit's files that count, or why they cannot be read; of two fingerprints the newer one supersedes."""
-    found, unreadable = [], ""
-    for names in by_fingerprint:
-        try:
-            found.append(UnitParts(tuple(_read(folder, names))))
-        except RunError as error:
-            # Deleted meanwhile by whoever superseded it, perhaps.
-            unreadable = str(error)
-    return max(found, key=lambda unit: unit.footer.finished, default=None) or unreadable
+    read = [_read_rounds(folder, names) for names in by_fingerprint]
+    found = [each for each in read if isinstance(each, UnitParts)]
+    # One that cannot be read may have been deleted by whoever superseded it.
+    return max(found, key=lambda unit: unit.footer.finished) if found else read[0]
+
+
+def _read_rounds(folder: str, names: Sequence[str]) -> UnitParts | str:
+    try:
+        return UnitParts(tuple(_read(folder, names)))
+    except RunError as error:
+        return str(error)
 
 
 def _read(folder: str, names: Sequence[str]) -> Iterator[Part]:
