@@ -140,6 +140,32 @@ def test_vectors_that_are_not_finite_are_on_no_map() -> None:
     assert (bad.map, bad.health.not_finite) == (None, 8)
 
 
+def test_vectors_whose_squares_overflow_are_not_sound() -> None:
+    values = vectors(20, 4)
+    values[5] *= 1e22
+    found = features.features(Rows(images(20), values, 1, 0))
+    assert found is not None
+    assert found.map is not None
+    assert (len(found.map.points), found.health.not_finite) == (19, 1)
+    assert np.isfinite(found.health.most)
+    huge = features.features(Rows(images(20), vectors(20, 4) * np.float32(1e30), 1, 0))
+    assert huge is not None
+    assert (huge.map, huge.health.most, huge.health.not_finite) == (None, 0.0, 20)
+    large = features.features(Rows(images(20), vectors(20, 4) * np.float32(1e13), 1, 0))
+    assert large is not None
+    assert large.map is not None
+    assert 0 < sum(large.map.explained) <= 1
+
+
+def test_no_direction_has_less_than_nothing_of_the_variance() -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        line = np.outer(random.normal(size=50), random.normal(size=2)).astype(np.float32)
+        first, second = features.pca_map(images(50), line).explained
+        assert first <= 1
+        assert second >= 0
+
+
 def test_neighbours_are_those_of_directions() -> None:
     values = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [-1, 0], [-1, 0.1]], np.float32)
     values *= np.array([[1], [50], [1], [50], [1], [50]], np.float32)

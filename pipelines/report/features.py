@@ -23,6 +23,8 @@ PAIRS = 20_000
 BLOCK = 1024
 """Rows whose distances to all others are held at a time."""
 NORM_BINS = 30
+LARGEST = 1e14
+"""Sums of the squares of smaller values are still float32's: of 10,000 vectors of 100,000 values."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Health:
         rows: Vectors that were looked at.
         dimensions: Of each.
         dead: Dimensions that have the same value in every one.
-        not_finite: Vectors with NaN or infinity.
+        not_finite: Vectors with NaN, infinity, or a value of `LARGEST` or more.
         least, median, most: Of their norms.
         norms: How these are distributed; none where they are all alike.
     """
@@ -100,7 +102,7 @@ def features(rows: Rows) -> Features | None:
     """What the features say; None where the module has none, or there is no row."""
     if rows.features is None:
         return None
-    finite = np.flatnonzero(np.isfinite(rows.features).all(axis=1))
+    finite = np.flatnonzero(_sound(rows.features))
     values, images = rows.features[finite], [rows.images[place] for place in finite]
     if len(images) < 3:
         return Features(health(rows.features), None, (), None)
@@ -120,7 +122,7 @@ def features(rows: Rows) -> Features | None:
 
 def health(values: FloatArray) -> Health:
     """Norms and dead dimensions of feature vectors `[n, n_features]`."""
-    finite = values[np.isfinite(values).all(axis=1)]
+    finite = values[_sound(values)]
     norms = np.linalg.norm(finite, axis=1) if len(finite) else np.zeros(1)
     low, high = float(norms.min()), float(norms.max())
     dead = int((finite.min(axis=0) == finite.max(axis=0)).sum()) if len(finite) > 1 else 0
@@ -136,12 +138,19 @@ def health(values: FloatArray) -> Health:
     )
 
 
+def _sound(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which vectors `[n, n_features]` can be calculated with: their sums of squares are numbers."""
+    return np.asarray(np.abs(values).max(axis=1) < LARGEST)
+
+
 def pca_map(images: Sequence[Image], values: FloatArray) -> Map:
     """The images by the two principal components of their features `[n, n_features]`, n at least 3."""
     centred = (values - values.mean(axis=0)).astype(np.float32)
     small = centred.T if centred.shape[1] <= centred.shape[0] else centred
     # The eigenvectors of the smaller one of both products give those of the other: a singular value decomposition.
     variances, vectors = np.linalg.eigh((small @ small.T).astype(np.float64))
+    # None is negative but by rounding.
+    variances = np.maximum(variances, 0)
     two = vectors[:, ::-1][:, :2].astype(np.float32)
     if small is centred:
         two = centred.T @ two
