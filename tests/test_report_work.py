@@ -64,6 +64,17 @@ def test_from_some_footers_the_whole_is_estimated(footers: list[Footer]) -> None
     ]
 
 
+def test_what_no_footer_tells_of_is_no_row(footers: list[Footer]) -> None:
+    # The first round of a unit is gone, and a further one is left.
+    footers[0] = replace(footers[0], rows=1, failures=0, failures_by={}, round=1)
+    found = work.funnel(parts(footers), images=40, units=4)
+    assert [(stage.name, stage.images, stage.lost) for stage in found.stages[:2]] == [
+        ("listed", 40, 0),
+        ("done so far", 31, 9),
+    ]
+    assert (found.stages[1].why, found.rows) == ("not done, or unreadable", 25)
+
+
 def test_times_are_those_of_the_run_that_did_most(footers: list[Footer]) -> None:
     footers[3] = replace(footers[3], run="another", started=9000.0, finished=9002.0)
     found = work.times(parts(footers), "exact")
@@ -102,6 +113,14 @@ def test_a_chart_s_axis_counts_as_a_person_does(footers: list[Footer]) -> None:
     spec = charts.rate(work.times(parts(footers), "exact")) | {"width": 130}
     drawn = re.findall(r">([^<>]+)</text>", vl_convert.vegalite_to_svg(spec))
     assert {"0", "5", "10", "seconds since the run began", "images/s"} <= set(drawn)
+
+
+def test_each_row_is_as_likely_in_small_groups_as_in_large_ones() -> None:
+    shares = [sampling.part_of(3, 0.1, str(number)) for number in range(2000)]
+    assert set(shares) == {0, 1}
+    assert sum(shares) == pytest.approx(600, rel=0.1)
+    assert {sampling.part_of(2048, 1.0, str(number)) for number in range(100)} == {2048}
+    assert {sampling.part_of(8, 0.5, str(number)) for number in range(100)} == {4}
 
 
 def scored(probabilities: list[float], classes: list[tuple[int, str | None]]) -> list[Image]:

@@ -119,9 +119,7 @@ def read_rows(parts: Parts, on_read: Callable[[int], None]) -> Rows:
     return Rows(tuple(images), np.concatenate(features) if features else None, len(read_from), lost)
 
 
-def _read_or_none(
-    group: _Group, share: float
-) -> tuple[_Group, tuple[list[Image], FloatArray | None] | None]:
+def _read_or_none(group: _Group, share: float) -> tuple[_Group, tuple[list[Image], FloatArray | None] | None]:
     """The chosen rows of a row group and their features; None where it cannot be read."""
     try:
         table = pa.concat_tables(_read(group, share))
@@ -138,7 +136,9 @@ def _read(group: _Group, share: float) -> Iterator[pa.Table]:
     with open_file(group.part.path) as file:
         parquet = pq.ParquetFile(file)
         names = parquet.read_row_group(group.number, columns=["uri"]).column("uri").to_pylist()
-        wanted = sampling.pick(range(len(names)), round(len(names) * share), names.__getitem__)
+        wanted = sampling.pick(
+            range(len(names)), sampling.part_of(len(names), share, group.name), names.__getitem__
+        )
         columns = [
             name
             for name in ("uri", "version", "sha256", "top_classes", "features")

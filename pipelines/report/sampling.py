@@ -34,6 +34,11 @@ def pick(items: Iterable[Item], count: int, name: Callable[[Item], str]) -> list
     ]
 
 
+def part_of(count: int, share: float, name: str) -> int:
+    """`share` of `count`, rounded up as often as its fraction says, by a hash of `name`."""
+    return min(count, int(count * share + int.from_bytes(_rank(name), "big") / (1 << 64)))
+
+
 def shuffled(items: Iterable[Item], name: Callable[[Item], str]) -> list[Item]:
     """The items in the order in which `pick` prefers them."""
     return sorted(items, key=lambda item: _rank(name(item)))

@@ -121,7 +121,9 @@ def funnel(parts: Parts, images: int, units: int) -> Funnel:
     stages = [Stage("listed", images, 0, "")]
     done = min(images, _done(parts, images, units))
     if done < images:
-        why = "not done yet" if parts.units_done < units and not parts.unreadable else "not done, or unreadable"
+        why = (
+            "not done yet" if parts.units_done < units and not parts.unreadable else "not done, or unreadable"
+        )
         stages.append(Stage("done so far", done, images - done, why))
     for step, name, why in STEPS:
         lost = sum(reason.images for reason in reasons if reason.step == step)
