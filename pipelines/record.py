@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.config import RunConfig
 from transforms import storage
 from transforms.commit import package_versions
+from transforms.errors import RunError
 from transforms.fingerprints import VariantRun
 from transforms.index import Index
 
@@ -32,12 +33,32 @@ def record_run(config: RunConfig, runs: tuple[VariantRun, ...], work: Index) -> 
             time.sleep(1)
 
 
+def record_names(output: str) -> list[str]:
+    """Names of the records of an output's runs, the oldest first; what else lies there is none of ours."""
+    names = storage.list_names(os.path.join(output, "_runs"))
+    return [name for name in names if name.endswith("Z.json") and not name.startswith(".")]
+
+
+def read_record(output: str, name: str) -> dict[str, Any]:
+    """A record as it was written.
+
+    Raises:
+        RunError: It is broken.
+    """
+    path = os.path.join(output, "_runs", name)
+    try:
+        record: dict[str, Any] = json.loads(storage.read(path))
+    except ValueError as error:
+        raise RunError(f"{path} is no record of a run ({error}); delete it") from error
+    return record
+
+
 def read_last_run(output: str) -> tuple[str, RunConfig] | None:
     """Name and configuration of the run that was begun last; None where there was none."""
-    names = storage.list_names(os.path.join(output, "_runs"))
+    names = record_names(output)
     if not names:
         return None
-    record = json.loads(storage.read(os.path.join(output, "_runs", names[-1])))
+    record = read_record(output, names[-1])
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record["configuration"].items()

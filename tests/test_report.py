@@ -245,6 +245,15 @@ def test_pictures_of_what_is_gone_or_changed_are_left_out(
     assert all(picture.startswith("data:image/webp;base64,") for picture in data(text)["pictures"])
 
 
+def test_pictures_that_a_page_has_no_room_for_are_not_called_lost(
+    out: Path, page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.report.variant.MOST", 5)
+    text = page(out)
+    assert len(data(text)["pictures"]) == 5
+    assert "pictures could not be read" not in text
+
+
 def test_where_nothing_is_good_there_are_reasons_and_no_charts(
     tmp_path: Path, pixelbeam, page, tiny_toml: str
 ) -> None:

@@ -239,6 +239,24 @@ def test_rubbish_is_listed_and_swept_by_the_next_run(
     assert failures.exists()
 
 
+def test_rubbish_is_named_as_it_is_called(out: Path, pixelbeam) -> None:
+    rubbish = parts(out)[0].with_name("part-000000-aaaaaaaaaaaa.[bold].parquet")
+    rubbish.write_bytes(b"")
+    assert f"{rubbish.name}\n" in pixelbeam("verify", out)[1]
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_a_broken_record_of_a_run_is_one_line(command: str, out: Path, pixelbeam) -> None:
+    (out / "_runs" / ".ipynb_checkpoints").mkdir()
+    (out / "_runs" / "notes.txt").write_text("mine")
+    assert pixelbeam(command, out)[0] == 0
+    (record,) = (out / "_runs").glob("*Z.json")
+    record.write_text(record.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    code, _, errors = pixelbeam(command, out)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert f"{record} is no record of a run" in errors
+
+
 @pytest.mark.parametrize("make", ["nothing", "index only"])
 def test_what_is_no_dataset_is_one_line(pixelbeam, tmp_path: Path, photographs: Path, make: str) -> None:
     if make == "index only":

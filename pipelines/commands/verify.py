@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from pipelines.progress import counted, stdout
 from pipelines.proof import Checked, Wrong, check_variant
+from pipelines.record import read_record, record_names
 from pipelines.terminal import tracked
 from transforms import index, storage
 from transforms.errors import UsageError
@@ -102,9 +102,8 @@ def present(output: str) -> list[str]:
 
 def asked_for(output: str) -> Iterator[str]:
     """Directory names of the variants that any run was to do, also of one that died before its first file."""
-    for name in storage.list_names(os.path.join(output, "_runs")):
-        record = json.loads(storage.read(os.path.join(output, "_runs", name)))
-        yield from (each["directory"] for each in record["variants"])
+    for name in record_names(output):
+        yield from (each["directory"] for each in read_record(output, name)["variants"])
 
 
 def _variant(directory: str, checked: Checked) -> Variant:
@@ -134,7 +133,10 @@ def _print_variant(found: Variant, n_images: int, n_wrong: int) -> None:
     )
     for path in found.rubbish:
         console.print(
-            f"  no part of the dataset, swept by the next run: {path}", highlight=False, soft_wrap=True
+            f"  no part of the dataset, swept by the next run: {path}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 

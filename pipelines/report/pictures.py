@@ -42,14 +42,12 @@ Named = tuple[str, bytes]
 
 
 def pictures(work: Index, wanted: Sequence[Image], on_read: Callable[[int], None]) -> dict[str, str]:
-    """Pictures by uri, of at most `MOST` of the wanted images, the first first, as far as they come in `SECONDS`.
+    """Pictures by uri of the wanted images, each of another uri, as far as they come in `SECONDS`.
 
     What is gone, has changed since it was scored or cannot be decoded has none.
     """
-    first = {image.uri: image for image in reversed(wanted)}
-    chosen = {image.uri: image for image in wanted if first[image.uri] is image}
     made: dict[str, str] = {}
-    contents = _within(SECONDS, lambda: _contents(work, list(itertools.islice(chosen.values(), MOST))))
+    contents = _within(SECONDS, lambda: _contents(work, wanted))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for uri, picture in ordered_map(pool, _picture, contents, AHEAD):
             if picture:

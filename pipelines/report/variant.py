@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
 
 from pipelines.commands.verify import asked_for, present
+from pipelines.record import read_record, record_names
 from pipelines.report import failures, sampling
 from pipelines.report.duplicates import Duplicates, Group, equal_contents
 from pipelines.report.failures import Example
 from pipelines.report.features import Features, features
 from pipelines.report.parts import Parts, read_parts
-from pipelines.report.pictures import pictures
+from pipelines.report.pictures import MOST, pictures
 from pipelines.report.rows import Image, Rows, read_rows
 from pipelines.report.scores import Scores, scores
 from pipelines.report.work import Funnel, Reason, Times, funnel, times
-from transforms import index, storage
+from transforms import index
 from transforms.errors import UsageError
 from transforms.footers import Footer
 from transforms.index import Index
@@ -129,7 +127,7 @@ class Report:
         made: Unix time in seconds when it was looked at.
         variants: By directory.
         pictures: Data URIs by uri.
-        wanted_pictures: How many there would be if all sources could be read.
+        wanted_pictures: How many there would be if all sources could be read, as many as a page may have.
     """
 
     output: str
@@ -212,17 +210,18 @@ def _sampled(parts: Parts, rows: Rows) -> Sampled:
 
 
 def _wanted(variants: Sequence[VariantReport]) -> list[Image]:
-    """The images to show: of each variant in turn, those of the map last, each once."""
+    """The images to show, at most `MOST`: of each variant in turn, those of the map last, each once."""
     in_turn = chain(
         *zip_longest(*(variant.gallery() for variant in variants)),
         *zip_longest(*(variant.on_map() for variant in variants)),
     )
-    return list({image.uri: image for image in in_turn if image is not None}.values())
+    first: dict[str, Image] = {}
+    for image in in_turn:
+        if image is not None:
+            first.setdefault(image.uri, image)
+    return list(first.values())[:MOST]
 
 
 def _inputs(output: str) -> tuple[str, ...]:
-    names = storage.list_names(os.path.join(output, "_runs"))
-    if not names:
-        return ()
-    record: dict[str, Any] = json.loads(storage.read(os.path.join(output, "_runs", names[-1])))
-    return tuple(record["configuration"]["inputs"])
+    names = record_names(output)
+    return tuple(read_record(output, names[-1])["configuration"]["inputs"]) if names else ()
