@@ -65,7 +65,7 @@ def build(rows: ds.Dataset, kind: str) -> tuple[Any, pa.ChunkedArray]:
 def directions(features: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The features as float32 `[n, width]` of length one: their inner products are cosines."""
     vectors = features.combine_chunks() if isinstance(features, pa.ChunkedArray) else features
-    matrix = vectors.flatten().to_numpy().reshape(len(vectors), -1).copy()
+    matrix = vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size).copy()
     faiss.normalize_L2(matrix)
     return matrix
 

@@ -93,7 +93,7 @@ def read_footer_and_groups(path: str) -> tuple[Footer, tuple[int, ...]]:
         groups = range(metadata.num_row_groups)
         rows_in_groups = tuple(int(metadata.row_group(group).num_rows) for group in groups)
         return Footer.from_metadata(metadata.metadata or {}), rows_in_groups
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{path} is no rows file of ours ({reason}); delete it and run again") from error
 
