@@ -17,7 +17,7 @@ import sys
 import apache_beam as beam
 
 from pipelines.config import RunConfig
-from pipelines.launch import new_pipeline
+from pipelines.launch import launch_and_show, new_pipeline
 from pipelines.run import begin, build, finish
 
 
@@ -40,14 +40,14 @@ def main() -> int:
     )
 
     begun = begin(config)
-    with new_pipeline(config) as pipeline:
-        receipts = build(pipeline, begun)
-        _ = (
-            receipts
-            | "Rows" >> beam.Map(lambda receipt: (receipt.variant, receipt.rows))
-            | "Sum" >> beam.CombinePerKey(sum)
-            | "Print" >> beam.MapTuple(lambda variant, rows: print(f"{variant}: {rows:,} rows committed"))
-        )
+    pipeline = new_pipeline(config)
+    _ = (
+        build(pipeline, begun)
+        | "Rows" >> beam.Map(lambda receipt: (receipt.variant, receipt.rows))
+        | "Sum" >> beam.CombinePerKey(sum)
+        | "Print" >> beam.MapTuple(lambda variant, rows: print(f"{variant}: {rows:,} rows committed"))
+    )
+    launch_and_show(pipeline, config, begun.run_id, begun.work.n_images)
     return finish(begun)
 
 
