@@ -91,6 +91,7 @@ def test_a_unit_is_what_a_worker_does_in_five_minutes_decoding_included() -> Non
     scoring = workers_of(config(*JOB, t4, "--machine_type=n1-standard-96"))
     assert 1 / DECODE_SECONDS < scoring.images_per_second < 96 / DECODE_SECONDS
     assert scoring.unit_images == UNIT_SECONDS * scoring.images_per_second
+    assert usual_unit(config(*JOB, t4, "--machine_type=n1-standard-96")) == scoring.unit_images
 
 
 def test_a_gpu_in_one_process() -> None:

@@ -17,7 +17,7 @@ import pipelines.launch
 import pipelines.run
 from pipelines import listing
 from pipelines.config import RunConfig
-from pipelines.run import Begun, exit_code
+from pipelines.run import Begun, check, exit_code
 from tests import bad, dataset, photos, tiny
 from tests.records import footer, refs, unit
 from transforms import attempts, devices, index, runtime, snapshots
@@ -438,6 +438,11 @@ def test_an_option_of_dataflow_s_is_refused_here(run, out: Path) -> None:
         "pixelbeam: --accelerator is for Dataflow; add --runner=DataflowRunner, or leave it out\n",
     )
     assert not out.exists()
+
+
+def test_a_gpu_is_asked_of_the_machines_that_work_not_of_the_one_that_launches() -> None:
+    elsewhere = ("--runner=PortableRunner", "--job_endpoint=localhost:1")
+    check(RunConfig(("x",), "x", ("x",), "x", require_gpu=True, beam_options=elsewhere))
 
 
 def test_a_gpu_option_of_dataflow_implies_that_one_is_required() -> None:
