@@ -14,7 +14,7 @@ from pipelines.config import RunConfig
 from pipelines.estimate import DECODE_SECONDS
 from pipelines.listing import UNIT_SECONDS
 from pipelines.options import build_parser
-from pipelines.run import Begun, build
+from pipelines.run import Begun, build, usual_unit
 from pipelines.workers import workers_of
 from transforms import snapshots
 from transforms.errors import UsageError
