@@ -102,10 +102,10 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
             whole += [] if problems else [(names, unit)]
         elif found:
             files = [name for names in found for name in names]
-            what = f"unit {unit.number} has {len(files)} rows files: {', '.join(files)}; run the same command again"
+            what = f"unit {unit.number} has {len(files)} rows files: {', '.join(files)}; run `pixelbeam run` again"
             checked.wrong.append(Wrong(folder, what))
     if missing:
-        what = f"{missing:,} of {counted(work.n_units, 'unit')} not done; run the same command again"
+        what = f"{missing:,} of {counted(work.n_units, 'unit')} not done; run the same `pixelbeam run` again"
         checked.wrong.append(Wrong(folder, what))
     checked.wrong += [
         Wrong(f"{folder}/{name}", "belongs to no unit of the index")

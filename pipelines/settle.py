@@ -67,7 +67,7 @@ def settle(output: str, runs: tuple[VariantRun, ...], work: Index) -> dict[str, 
         if missing:
             raise RunError(
                 f"{missing:,} of {len(units):,} units of {run.variant.name} are not done; "
-                "run the same command again"
+                "run the same `pixelbeam run` again"
             )
         current = dict(zip(owners, read_rounds(folder, [by_owner[owner] for owner in owners]), strict=True))
         footers[run.variant.name] = list(current.values())

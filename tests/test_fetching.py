@@ -28,6 +28,18 @@ def reason(ref: ImageRef) -> str:
     return content.error
 
 
+def test_a_name_that_is_not_utf8_is_read_and_so_is_one_that_looks_like_it(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", "wb") as file:
+        file.write(b"bytes")
+    (tmp_path / "tea\\xe9.jpg").write_bytes(b"text")
+    refs = list(list_images([str(tmp_path)], Found()))
+    assert [(os.path.basename(ref.uri), ref.size) for ref in refs] == [
+        ("caf\\xe9.jpg", 5),
+        ("tea\\xe9.jpg", 4),
+    ]
+    assert [each.content for each in fetching.fetch_many(refs, MAX_BYTES)] == [b"bytes", b"text"]
+
+
 @contextmanager
 def without_privileges() -> Iterator[None]:
     """As a user whom file permissions bind; root reads everything."""

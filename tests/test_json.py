@@ -99,7 +99,9 @@ def test_verify_counts_rows_failures_and_what_is_wrong(documents: dict[str, Any]
     assert variant["failures_by"] == {"decode: not_an_image": 1}
     assert (variant["variant"], variant["random_weights"]) == ("acme/tiny/classification/1", False)
     assert variant["rubbish"] == []
-    assert [each["what"] for each in broken["wrong"]] == ["1 of 4 units not done; run the same command again"]
+    assert [each["what"] for each in broken["wrong"]] == [
+        "1 of 4 units not done; run the same `pixelbeam run` again"
+    ]
     assert len(broken["variants"][0]["rubbish"]) == 1
 
 

@@ -14,7 +14,7 @@ from functools import cache, partial
 from transforms import containers
 from transforms.containers import Layout
 from transforms.errors import BadImage
-from transforms.local_files import version_of
+from transforms.local_files import on_disk, version_of
 from transforms.ordered import drawn_ahead, in_chunks, ordered_results
 from transforms.paths import is_remote
 from transforms.records import ImageRef
@@ -161,7 +161,7 @@ def _content_or_reason(ref: ImageRef, max_bytes: int) -> bytes | BadImage:
 def _read_as_listed(ref: ImageRef, max_bytes: int) -> bytes:
     check_size(ref, max_bytes)
     try:
-        with open(ref.uri, "rb", opener=_without_waiting) as file:
+        with open(on_disk(ref.uri), "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage("not_a_file", "it is a pipe or a device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from typing import BinaryIO
@@ -15,10 +16,17 @@ def version_of(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def on_disk(path: str) -> str | bytes:
+    r"""The path of a file as the disk knows it; bytes of a name that are not UTF-8 are listed spelt out, as `\xe9`."""
+    if "\\x" not in path or os.path.lexists(path):
+        return path
+    return re.sub(rb"\\x([89a-f][0-9a-f])", lambda spelt: bytes.fromhex(spelt[1].decode()), os.fsencode(path))
+
+
 def info(path: str) -> tuple[int | None, str | None]:
     """Size in bytes and version; (None, None) where there is no such file."""
     try:
-        status = os.stat(path)
+        status = os.stat(on_disk(path))
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None, None
     return status.st_size, version_of(status)
