@@ -24,7 +24,7 @@ def check(given: list[str], ours: set[str]) -> None:
     parser = beam_parser()
     unknown = parser.parse_known_args(given)[1]
     if unknown:
-        raise UsageError(unknown_option(unknown[0], ours | set(parser._option_string_actions)))
+        raise UsageError(unknown_option(unknown[0], ours | set(parser._option_string_actions), "run"))
 
 
 def beam_parser() -> argparse.ArgumentParser:
@@ -37,16 +37,19 @@ def beam_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def unknown_option(argument: str, known: set[str]) -> str:
-    """What to say about an argument that nobody knows."""
-    name = argument.partition("=")[0]
-    near = nearest(name, known) if name.startswith("-") else None
-    return f"unknown argument {argument!r}; {f'did you mean {near}?' if near else 'see `pixelbeam --help`'}"
+def unknown_option(argument: str, known: set[str], command: str) -> str:
+    """What to say about an argument that nobody knows, given the options that the command knows."""
+    near = nearest(argument.partition("=")[0], known) if argument.startswith("-") else None
+    if near:
+        return f"unknown argument {argument!r}; did you mean {near}?"
+    option = "an option goes before a value" if "--input" in known else "one directory is enough"
+    hint = "" if argument.startswith("-") else f"{option}, quotes go around a name with spaces; "
+    return f"unknown argument {argument!r}; {hint}see `pixelbeam {command} --help`"
 
 
 def nearest(word: str, known: set[str]) -> str | None:
     """The known word that is most like this one; None where none is."""
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.4)), None)
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
 
 
 def _load_runner(runner: str | None) -> None:

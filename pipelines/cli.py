@@ -63,7 +63,7 @@ def _dispatch(arguments: list[str]) -> int:
     if known.command == "run":
         return _run(config_of(known, extra, option_names(parser, "run")))
     if extra:
-        raise UsageError(unknown_option(extra[0], option_names(parser, known.command)))
+        raise UsageError(unknown_option(extra[0], option_names(parser, known.command), known.command))
     return _COMMANDS[known.command](known)
 
 
@@ -86,6 +86,7 @@ def _index(known: Namespace) -> int:
 
 
 def _pull(known: Namespace) -> int:
+    _check_models(known.model_dir, known.variant)
     start_tensorflow()
     from pipelines.commands import pull
 
@@ -140,13 +141,20 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
 
 def _check_early(config: RunConfig) -> None:
     """What can be told wrong before TensorFlow is loaded, which takes seconds."""
-    from pipelines.listing import check_output
+    from pipelines.directories import check_output
     from transforms.listing import check_patterns
+
+    check_output(config.output, config.inputs)
+    check_patterns(config.inputs)
+    _check_models(config.model_dir, config.variants)
+
+
+def _check_models(model_dir: str, variants: Sequence[str]) -> None:
+    from pipelines.directories import check_model_dir
     from transforms.variants import find
 
-    check_output(config.output)
-    check_patterns(config.inputs)
-    for spec in config.variants:
+    check_model_dir(model_dir)
+    for spec in variants:
         find(spec)
 
 

@@ -80,6 +80,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError: with an example where something is missing."""
+        message = message.removeprefix("argument ")
         if self._examples and "required" in message:
             raise UsageError(f"{message}; for example: {one_line(self._examples[0])}")
         raise UsageError(f"{message}; see `{self.prog} --help`")

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator
 
 from pipelines import progress
 from pipelines.terminal import Line
-from transforms import index, snapshots, storage
+from transforms import index, snapshots
 from transforms.changes import Changes
 from transforms.containers import Layout
 from transforms.errors import UsageError
 from transforms.index import Index
 from transforms.listing import Found, list_images
 from transforms.members import KeptColumns
-from transforms.paths import absolute, is_remote
 from transforms.records import ImageRef
 from transforms.snapshots import UnitSize
 
@@ -23,23 +22,6 @@ MIN_IMAGES_PER_UNIT = 64
 LEAST_UNITS = 16
 UNIT_SECONDS = 300.0
 """That a unit should take on the device that the run is on."""
-
-
-def check_output(output: str) -> None:
-    """Look whether there can be an output directory.
-
-    Raises:
-        UsageError: It is a file, or names nothing.
-        RunError: Its bucket is not there, or may not be read or written.
-    """
-    if not output:
-        raise UsageError("--output must be a directory or a URL, got ''")
-    directory = absolute(output)
-    if is_remote(output) and output.rstrip("/").endswith(":"):
-        raise UsageError(f"--output {output} names no bucket; give one, such as gs://BUCKET/FOLDER")
-    if storage.exists(directory):
-        raise UsageError(f"--output {output} is a file; give a directory")
-    storage.check_writable(directory)
 
 
 def unit_size(images_per_unit: int | None, usual: float = MAX_IMAGES_PER_UNIT) -> UnitSize:

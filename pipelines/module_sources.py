@@ -122,10 +122,12 @@ def _resolve(variant: Variant) -> str:
         with _local_hub_cache(), Line(f"fetching {variant.name}", "MB", None, hub_megabytes):
             return str(hub.resolve(variant.handle))
     except (OSError, ValueError, RuntimeError, EOFError, tarfile.TarError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         raise RunError(
             f"cannot fetch {variant.name} from {variant.handle}: {reason}; check the network, or put the module's "
-            "files into --model-dir, or try without trained weights: pixelbeam pull --random-weights"
+            "files into --model-dir, or try without trained weights by `pixelbeam pull` with these options and "
+            "--random-weights"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

@@ -52,7 +52,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     models = _add_models(parser)
     models.add_argument(
         "--batch-size",
-        type=int,
+        type=_whole_number,
         metavar="N",
         help="images a forward pass; default: computed from the device's memory and the modules",
     )
@@ -79,7 +79,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_output_of_run(output: argparse._ArgumentGroup) -> None:
     output.add_argument(
         "--max-failure-ratio",
-        type=float,
+        type=_number,
         default=0.1,
         metavar="R",
         help="the part of the images, from 0 to 1, that may fail: more end the run with exit code 3; default: 0.1",
@@ -178,7 +178,7 @@ def _add_images(parser: argparse.ArgumentParser, optional: str = "") -> None:
         "carry into the rows; default: none",
     )
     images.add_argument(
-        "--limit", type=int, metavar="N", help="a trial: only the first N images; default: all"
+        "--limit", type=_whole_number, metavar="N", help="a trial: only the first N images; default: all"
     )
 
 
@@ -224,9 +224,23 @@ def _add_output(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     output.add_argument(
         "--images-per-unit",
-        type=int,
+        type=_whole_number,
         metavar="N",
         help="images in a new unit, which is one output file for each variant; default: five minutes of work, at "
         "most 4,096",
     )
     return output
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error

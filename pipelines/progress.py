@@ -96,8 +96,9 @@ class Live:
             return done, more or "loading the modules"
         self._first = self._first or (now, scored)
         rate = (scored - self._first[1]) / max(now - self._first[0], 1e-9)
-        speed, left = said_of(rate, "images", self._n_images - done) or ("", "time left not known yet")
-        return done, ", ".join(filter(None, (speed, f"{failed:,.0f} failed", left, more)))
+        words = said_of(rate, "images", self._n_images - done)
+        failures = f"{failed:,.0f} failed{' in this run' if passed_over else ''}"
+        return done, ", ".join(filter(None, (*words[:1], failures, *words[1:], more)))
 
     def _print_lines(self) -> None:
         printed, said = 0.0, ""
@@ -122,10 +123,13 @@ def print_listing(work: Index, changes: Changes, found: Found) -> None:
         (changes.changed, "changed"),
         (changes.gone, "not listed any more"),
         (changes.duplicates, "listed twice"),
-        (found.ignored, "other files ignored (hidden, or without an image's extension)"),
     ):
         if count:
             notes.append(f"{count:,} {what}")
+    if found.ignored:
+        notes.append(
+            f"{counted(found.ignored, 'other file')} ignored (hidden, or without an image's extension)"
+        )
     print(", ".join(notes), file=sys.stderr)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.terminal import tracked
@@ -28,14 +29,14 @@ class Sample:
 
     Attributes:
         images: How many there were.
-        failed: How many of them cannot be read or decoded.
+        failures_by: How many of them cannot be read or decoded, for each `step: error`.
         bytes_an_image: On average.
         fetched_per_second: Images read a second from this machine, all requests at once.
         decode_seconds: Of CPU for an image, decoded once and resized for each variant.
     """
 
     images: int
-    failed: int
+    failures_by: dict[str, int]
     bytes_an_image: float
     fetched_per_second: float
     decode_seconds: float
@@ -53,7 +54,8 @@ def choose(units: Sequence[Unit]) -> list[ImageRef]:
 def measure(refs: Sequence[ImageRef], variants: Sequence[Variant]) -> Sample | None:
     """Read and decode the images; None where none could be read."""
     # The first request connects, the first call of TensorFlow builds its kernels.
-    list(_decoded([each.content for each in fetch_many(refs[:1], images.MAX_BYTES)], variants))
+    first = [each.content for each in fetch_many(refs[:1], images.MAX_BYTES)]
+    _decode([content for content in first if isinstance(content, bytes)], variants)
     started = time.perf_counter()
     coming = tracked(fetch_many(refs, images.MAX_BYTES), "reading a sample", "images", len(refs))
     fetched = [each.content for each in coming]
@@ -62,29 +64,34 @@ def measure(refs: Sequence[ImageRef], variants: Sequence[Variant]) -> Sample | N
     if not read:
         return None
     started = time.process_time()
-    good = sum(_decoded(read, variants))
+    not_decoded = _decode(read, variants)
     decode_seconds = time.process_time() - started
+    not_read = [content for content in fetched if isinstance(content, BadImage)]
+    failures = [
+        f"{step}: {bad.error}" for step, its in (("fetch", not_read), ("decode", not_decoded)) for bad in its
+    ]
     return Sample(
         images=len(refs),
-        failed=len(refs) - good,
+        failures_by=dict(Counter(failures).most_common()),
         bytes_an_image=sum(map(len, read)) / len(read),
         fetched_per_second=len(refs) / fetch_seconds,
         decode_seconds=decode_seconds / len(read),
     )
 
 
-def _decoded(contents: Sequence[bytes | BadImage], variants: Sequence[Variant]) -> Iterator[int]:
-    """Decode and resize as `Prepare` does; gives how many of each few were good."""
+def _decode(contents: Sequence[bytes], variants: Sequence[Variant]) -> list[BadImage]:
+    """Decode and resize as `Prepare` does, a few at once; gives why some cannot be."""
     inputs = tuple(ModelInput(variant.size, variant.resize) for variant in variants)
+    bad: list[BadImage] = []
     for chunk in in_chunks(contents, DECODE_TOGETHER):
-        decoded = [image for content in chunk if (image := _decode(content)) is not None]
-        yield sum(not isinstance(resized, BadImage) for resized in resize_many(decoded, inputs))
+        decoded = [_decoded(content) for content in chunk]
+        whole = [image for image in decoded if isinstance(image, DecodedImage)]
+        bad += [each for each in (*decoded, *resize_many(whole, inputs)) if isinstance(each, BadImage)]
+    return bad
 
 
-def _decode(content: bytes | BadImage) -> DecodedImage | None:
-    if isinstance(content, BadImage):
-        return None
+def _decoded(content: bytes) -> DecodedImage | BadImage:
     try:
         return images.decode(content, lazily=True)
-    except BadImage:
-        return None
+    except BadImage as bad:
+        return bad

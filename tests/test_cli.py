@@ -53,7 +53,10 @@ def test_a_runner_named_in_full_brings_its_options() -> None:
         (["--batchsize", "64"], "unknown argument '--batchsize'; did you mean --batch-size?"),
         (["--batch-siz", "64"], "unknown argument '--batch-siz'; did you mean --batch-size?"),
         (["--rnner", "x"], "unknown argument '--rnner'; did you mean --runner?"),
-        (["--batch-size", "many"], "invalid int value: 'many'"),
+        (
+            ["--batch-size", "many"],
+            "--batch-size: must be a whole number, got 'many'; see `pixelbeam run --help`",
+        ),
         (["--precision", "half"], "invalid choice: 'half'"),
         (["--runner", "no.such.Runner"], "--runner no.such.Runner cannot be loaded: No module named 'no'"),
         (["--runner=os.path.Runner"], "--runner os.path.Runner cannot be loaded: module 'posixpath' has no"),
@@ -65,7 +68,9 @@ def test_what_cannot_be_meant_is_one_line_and_exit_2(
 ) -> None:
     if message is None:
         # A stray word behind --variant is one more variant; alone it is nothing.
-        with pytest.raises(UsageError, match="unknown argument 'stray'"):
+        with pytest.raises(
+            UsageError, match="unknown argument 'stray'; an option goes before a value, quotes"
+        ):
             config("--replace", *more)
         return
     assert cli.main([*RUN, *more]) == 2
@@ -87,7 +92,15 @@ def test_what_cannot_be_meant_is_one_line_and_exit_2(
         ),
         (["verify"], "the following arguments are required: DIR; for example: pixelbeam verify dataset"),
         (["verify", "x", "--deeper"], "unknown argument '--deeper'; did you mean --deep?"),
-        (["plan", "--precision"], "argument --precision: expected one argument; see `pixelbeam plan --help`"),
+        (["verify", "--output", "x"], "unknown argument '--output'; see `pixelbeam verify --help`"),
+        (
+            ["verify", "my", "photos"],
+            "unknown argument 'photos'; one directory is enough, quotes go around a name with spaces; see ",
+        ),
+        (
+            ["plan", "--precision"],
+            "pixelbeam: --precision: expected one argument; see `pixelbeam plan --help`",
+        ),
     ],
 )
 def test_incomplete_commands_are_one_line_and_exit_2(

@@ -19,7 +19,7 @@ def costs(
 ) -> dict[str, Cost]:
     names = tuple(variant.name for variant in images)
     config = RunConfig(("gs://in",), "gs://out", names, "gs://models", precision="fast")
-    measured = Sample(10, 0, 1e5, 100.0, decode_seconds)
+    measured = Sample(10, {}, 1e5, 100.0, decode_seconds)
     return {each.worker: each for each in cost_of(config, images, measured, prices or {})}
 
 

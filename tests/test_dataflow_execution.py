@@ -311,8 +311,3 @@ def test_watch_sums_up_the_last_run_wherever_it_was(
     code, again, _ = pixelbeam("watch", tmp_path / "out")
     assert (code, again) == (0, first)
     assert "rows" in again
-    code, _, errors = pixelbeam("watch", tmp_path / "elsewhere")
-    assert code == 2
-    assert (
-        errors == f"pixelbeam: {tmp_path / 'elsewhere'} holds no run; give the --output of `pixelbeam run`\n"
-    )

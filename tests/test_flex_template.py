@@ -159,7 +159,7 @@ def test_workers_get_the_launcher_s_image(
         (["--output="], "the parameter output is missing"),
         (["--mps=maybe"], "the parameter mps must be true or false, got 'maybe'"),
         (["--limit=0"], "--limit must be at least 1, got 0"),
-        (["--batch_size=many"], "invalid int value: 'many'"),
+        (["--batch_size=many"], "--batch-size: must be a whole number, got 'many'"),
         (["--acelerator=nvidia-l4"], "unknown argument '--acelerator=nvidia-l4'"),
     ],
 )

@@ -27,11 +27,11 @@ def test_the_live_line_counts_from_the_first_images_on(tiny_run: VariantRun) -> 
     assert live.state() == (10, "loading the modules")
     now[0] = 160.0
     counts.add_batch(score_batch(target, 0, IMAGES))
-    assert live.state() == (15, "0 failed, time left not known yet")
+    assert live.state() == (15, "0 failed in this run")
     now[0] = 162.0
     counts.add_batch(score_batch(target, 1, IMAGES[:6], IMAGES[6:]))
     # 5 images in both variants within 2 seconds, 80 to go.
-    assert live.state() == (20, "2.5 images/s, 2 failed, 32 s left")
+    assert live.state() == (20, "2.5 images/s, 2 failed in this run, 32 s left")
 
 
 def test_plain_lines_are_printed_where_there_is_no_terminal(
@@ -45,7 +45,7 @@ def test_plain_lines_are_printed_where_there_is_no_terminal(
         while "images" not in lines:
             lines += capsys.readouterr().err
     lines += capsys.readouterr().err
-    assert lines == "10 of 20 images, 0 failed, time left not known yet\n"
+    assert lines == "10 of 20 images, 0 failed\n"
 
 
 def test_the_table_adds_up_the_footers(tiny_run: VariantRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -354,16 +354,6 @@ def test_a_dataset_in_a_bucket(
     assert gcs.get("out", "pages/a.html").decode().startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("what", ["nothing", "index only"])
-def test_what_is_no_dataset_is_one_line(what: str, pixelbeam, tmp_path: Path, photographs: Path) -> None:
-    if what == "index only":
-        pixelbeam("index", "--input", photographs, "--output", tmp_path)
-    code, said, errors = pixelbeam("report", tmp_path)
-    assert (code, said, errors.count("\n")) == (2, "", 1)
-    assert ("holds no variant" if what == "index only" else "holds no index") in errors
-    assert not (tmp_path / "report.html").exists()
-
-
 def test_a_page_that_cannot_be_written_is_one_line(out: Path, pixelbeam, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path, message in (

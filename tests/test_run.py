@@ -266,27 +266,6 @@ def test_a_broken_rows_file_is_one_clear_line(run, out: Path) -> None:
     assert run()[0] == 0
 
 
-def test_an_output_that_cannot_be_made_is_one_clear_line(
-    pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str
-) -> None:
-    (tmp_path / "file").write_text("")
-    output = tmp_path / "file" / "out"
-    code, _, errors = pixelbeam("run", "--input", folder, "--output", output, "--variant", tiny_toml)
-    assert (code, errors) == (
-        1,
-        f"pixelbeam: Not a directory: {output}/_index/CURRENT.json; mend that and run the same command again\n",
-    )
-
-
-def test_an_output_that_is_a_file_is_refused(pixelbeam, folder: Path, tmp_path: Path, tiny_toml: str) -> None:
-    (tmp_path / "file").write_text("")
-    code, _, errors = pixelbeam(
-        "run", "--input", folder, "--output", tmp_path / "file", "--variant", tiny_toml
-    )
-    assert (code, errors.count("\n")) == (2, 1)
-    assert "is a file; give a directory" in errors
-
-
 @pytest.mark.parametrize(
     ("variant", "message"),
     [

@@ -127,6 +127,10 @@ class TestFind:
         assert "nearest: google/efficientnet/b4/classification/1" in str(raised.value)
         assert str(raised.value).endswith("`pixelbeam variants` lists them")
 
+    def test_names_those_that_hold_what_was_asked_for(self) -> None:
+        with pytest.raises(UsageError, match=r"nearest: google/efficientnet/b0/classification/1, "):
+            find("b0")
+
     def test_names_none_where_none_is_near(self) -> None:
         with pytest.raises(
             UsageError, match=r"^no variant is called 'zzz'; `pixelbeam variants` lists them$"

@@ -255,12 +255,3 @@ def test_a_broken_record_of_a_run_is_one_line(command: str, out: Path, pixelbeam
     code, _, errors = pixelbeam(command, out)
     assert (code, errors.count("\n")) == (1, 1)
     assert f"{record} is no record of a run" in errors
-
-
-@pytest.mark.parametrize("make", ["nothing", "index only"])
-def test_what_is_no_dataset_is_one_line(pixelbeam, tmp_path: Path, photographs: Path, make: str) -> None:
-    if make == "index only":
-        pixelbeam("index", "--input", photographs, "--output", tmp_path)
-    code, _, errors = pixelbeam("verify", tmp_path)
-    assert (code, errors.count("\n")) == (2, 1)
-    assert ("holds no variant" if make == "index only" else "holds no index") in errors

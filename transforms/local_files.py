@@ -132,7 +132,7 @@ def read_versioned(path: str) -> tuple[bytes | None, str | None]:
     try:
         with open(path, "rb") as file:
             content = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None, None
     return content, hashlib.sha256(content).hexdigest()
 

@@ -187,7 +187,7 @@ def _one_of(names: tuple[str, ...]) -> _Rule:
 
 def _nearest(spec: str) -> str:
     names = [name for variant in catalogue() for name in (variant.name, variant.directory)]
-    near = difflib.get_close_matches(spec, names, n=3)
+    near = difflib.get_close_matches(spec, names, n=3) or [name for name in names if spec in name][:3]
     return f"nearest: {', '.join(near)}; " if near else ""
 
 

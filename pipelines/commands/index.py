@@ -7,7 +7,8 @@ import os
 from dataclasses import asdict
 
 from pipelines.config import check_at_least_one
-from pipelines.listing import check_output, list_and_compare, unit_size
+from pipelines.directories import check_output
+from pipelines.listing import list_and_compare, unit_size
 from transforms.containers import Layout
 from transforms.paths import absolute
 
@@ -23,7 +24,7 @@ def main(
     """Bring the output's index up to date; prints where it is or all that was listed, and returns 0."""
     check_at_least_one("--images-per-unit", images_per_unit)
     check_at_least_one("--limit", limit)
-    check_output(output)
+    check_output(output, inputs)
     output = absolute(output)
     work, changes, found = list_and_compare(inputs, output, layout, unit_size(images_per_unit), limit)
     place = os.path.join(output, "_index", work.snapshot)

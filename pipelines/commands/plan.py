@@ -175,11 +175,12 @@ def _print_changes(changes: Changes) -> None:
 
 
 def _print_sample(measured: Sample, bytes_in: float) -> None:
+    bad = [f", {count:,} {reason}" for reason, count in measured.failures_by.items()]
     print(
         f"to read: {_size(bytes_in)}\n"
         f"measured here on {counted(measured.images, 'image')}: {_size(measured.bytes_an_image)} each, read at "
         f"{measured.fetched_per_second:,.0f} images/s, decoded and resized at {1 / measured.decode_seconds:,.0f} "
-        f"images/s a core, {measured.failed:,} bad"
+        f"images/s a core{''.join(bad)}"
     )
 
 
@@ -197,13 +198,17 @@ def _print_costs(costs: list[Cost]) -> None:
     ):
         table.add_column(name, justify="left" if name in ("worker", "machine", "bound by") else "right")
     for cost in costs:
-        price = [] if not with_price else ["–" if cost.price is None else f"{cost.price:,.2f}"]
-        rate, hours = f"{cost.images_per_second:,.0f}", f"{cost.worker_hours:,.2f}"
+        price = [] if not with_price else ["–" if cost.price is None else _at_least_a_hundredth(cost.price)]
+        rate, hours = f"{cost.images_per_second:,.0f}", _at_least_a_hundredth(cost.worker_hours)
         table.add_row(cost.worker, cost.machine, rate, cost.bound_by, hours, *price)
     console.print(table)
     print("not measured here: the models' rates; nor is a worker's start in it, 5 to 10 minutes each")
     for cost in costs:
         print(f"  {cost.worker}: {'scaled from ' if cost.guessed else ''}{cost.source}")
+
+
+def _at_least_a_hundredth(value: float) -> str:
+    return f"{value:,.2f}" if value >= 0.01 else "<0.01"
 
 
 def _size(n_bytes: float) -> str:

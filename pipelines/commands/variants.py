@@ -39,5 +39,5 @@ def _cells(variant: Variant) -> list[str]:
         f"{variant.size}{' fixed' if variant.fixed_size else ''}",
         variant.resize,
         ", ".join(gives),
-        *("" if figure is None else f"{figure:g}" for figure in figures),
+        *("" if figure is None else f"{figure}" for figure in figures),
     ]

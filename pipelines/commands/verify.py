@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.directories import open_dataset, variants_of
 from pipelines.progress import counted, stdout
 from pipelines.proof import Checked, Wrong, check_variant
-from pipelines.record import read_record, record_names
 from pipelines.terminal import tracked
-from transforms import index, storage
-from transforms.errors import UsageError
+from transforms import index
 from transforms.paths import absolute
 
 EXIT_WRONG = 1
@@ -69,17 +67,10 @@ def main(output: str, deep: bool, as_json: bool = False) -> int:
     """Check the output directory; prints what it holds and what is wrong, and returns 1 where anything is, else 0.
 
     Raises:
-        UsageError: There is no index at `output`, or no variant.
+        UsageError: There is no dataset at `output`, or it holds no variant.
     """
     output = absolute(output)
-    work = index.read(output)
-    if work is None:
-        raise UsageError(f"{output} holds no index (_index/CURRENT.json); give an output of `pixelbeam run`")
-    directories = sorted({*present(output), *asked_for(output)})
-    if not directories:
-        raise UsageError(
-            f"{output} holds no variant; let `pixelbeam run --output {output}` come to its end first"
-        )
+    work, directories = open_dataset(output), variants_of(output)
     wrong = [Wrong("_index", line) for line in index.check_parts(work)]
     found = []
     for directory in [] if wrong else tracked(directories, "verifying", "variants", len(directories)):
@@ -93,17 +84,6 @@ def main(output: str, deep: bool, as_json: bool = False) -> int:
     elif wrong:
         _print_wrong(wrong)
     return EXIT_WRONG if wrong else 0
-
-
-def present(output: str) -> list[str]:
-    """Directory names of the variants that the output holds."""
-    return [name.removeprefix("variant=") for name in storage.list_names(output, "variant=")]
-
-
-def asked_for(output: str) -> Iterator[str]:
-    """Directory names of the variants that any run was to do, also of one that died before its first file."""
-    for name in record_names(output):
-        yield from (each["directory"] for each in read_record(output, name)["variants"])
 
 
 def _variant(directory: str, checked: Checked) -> Variant:
@@ -123,7 +103,10 @@ def _variant(directory: str, checked: Checked) -> Variant:
 
 def _print_variant(found: Variant, n_images: int, n_wrong: int) -> None:
     console = stdout()
-    verdict = f"{n_wrong:,} wrong" if n_wrong else "every image accounted for"
+    verdict = counted(n_wrong, "problem") if n_wrong else "every image accounted for"
+    to_do = n_images - found.rows - found.failures
+    if to_do > 0:
+        verdict = f"not complete, {counted(to_do, 'image')} to do"
     weights = ", RANDOM WEIGHTS" if found.random_weights else ""
     line = (
         f"{counted(found.rows, 'row')} + {counted(found.failures, 'failure')} of {counted(n_images, 'image')}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from pipelines import dataflow, jobs, model_dir
+from pipelines.directories import open_dataset
 from pipelines.record import read_last_run
 from pipelines.run import Begun, finish
-from transforms import index
 from transforms.errors import UsageError
 from transforms.paths import absolute
 
@@ -21,9 +21,9 @@ def main(output: str) -> int:
         KeyboardInterrupt: Ctrl-C, which leaves the job to itself.
     """
     output = absolute(output)
-    work, last = index.read(output), read_last_run(output)
-    if work is None or last is None:
-        raise UsageError(f"{output} holds no run; give the --output of `pixelbeam run`")
+    work, last = open_dataset(output), read_last_run(output)
+    if last is None:
+        raise UsageError(f"no run was begun on {output}, it was only listed; begin one with `pixelbeam run`")
     run_id, config = last
     job = jobs.read(output, run_id)
     if job is not None:

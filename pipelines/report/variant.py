@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from pipelines.commands.verify import asked_for, present
+from pipelines.directories import open_dataset, variants_of
 from pipelines.record import read_record, record_names
 from pipelines.report import failures, sampling
 from pipelines.report.duplicates import Duplicates, Group, equal_contents
@@ -18,8 +18,6 @@ from pipelines.report.pictures import MOST, pictures
 from pipelines.report.rows import Image, Rows, read_rows
 from pipelines.report.scores import Scores, scores
 from pipelines.report.work import Funnel, Reason, Times, funnel, times
-from transforms import index
-from transforms.errors import UsageError
 from transforms.footers import Footer
 from transforms.index import Index
 
@@ -153,15 +151,10 @@ def read_report(output: str, say: Say) -> Report:
         say: Told what is being done.
 
     Raises:
-        UsageError: It is no output of ours, or holds no variant.
+        UsageError: There is no dataset, or it holds no variant.
     """
     made = time.time()
-    work = index.read(output)
-    if work is None:
-        raise UsageError(f"{output} holds no index (_index/CURRENT.json); give an output of `pixelbeam run`")
-    directories = sorted({*present(output), *asked_for(output)})
-    if not directories:
-        raise UsageError(f"{output} holds no variant; let `pixelbeam run --output {output}` begin first")
+    work, directories = open_dataset(output), variants_of(output)
     variants = tuple(_read_variant(output, directory, work, say) for directory in directories)
     wanted = _wanted(variants)
     say("reading images")
