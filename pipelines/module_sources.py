@@ -122,7 +122,8 @@ def _resolve(variant: Variant) -> str:
         with _local_hub_cache(), Line(f"fetching {variant.name}", "MB", None, hub_megabytes):
             return str(hub.resolve(variant.handle))
     except (OSError, ValueError, RuntimeError, EOFError, tarfile.TarError) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        # Its text would put the reason in angle brackets.
+        cause = error.reason if type(error) is urllib.error.URLError else error
         reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         raise RunError(
             f"cannot fetch {variant.name} from {variant.handle}: {reason}; check the network, or put the module's "

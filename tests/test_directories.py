@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pipelines.directories import open_dataset, variants_of
-from tests import cloud
 from tests.gcs_server import GcsServer
 from transforms.errors import UsageError
 
@@ -59,11 +58,11 @@ def test_the_dataset_around_is_named(command: str, pixelbeam, listed: Path) -> N
 
 
 def test_the_dataset_around_is_named_in_a_bucket(gcs: GcsServer, pixelbeam, photographs: Path) -> None:
-    assert pixelbeam("index", "--input", photographs, "--output", cloud.OUT)[0] == 0
-    with pytest.raises(UsageError, match=rf"holds no dataset .*; did you mean {cloud.OUT}\?$"):
-        open_dataset(f"{cloud.OUT}/variant=acme-tiny/x")
-    with pytest.raises(UsageError, match=r"gs://out holds no dataset .*; give the --output of"):
-        open_dataset("gs://out")
+    assert pixelbeam("index", "--input", photographs, "--output", "gs://out")[0] == 0
+    with pytest.raises(UsageError, match=r"holds no dataset .*; did you mean gs://out\?$"):
+        open_dataset("gs://out/variant=acme-tiny/x")
+    with pytest.raises(UsageError, match=r"gs://in holds no dataset .*; give the --output of"):
+        open_dataset("gs://in")
 
 
 @pytest.mark.parametrize("command", ["verify", "report"])

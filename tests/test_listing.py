@@ -137,7 +137,7 @@ def test_a_manifest_without_the_column_is_refused(tmp_path: Path, name: str) -> 
     [
         ("nothing", "nowhere", "no such file or directory"),
         ("nothing", "*.jpg", "the glob matches no file"),
-        ("notes.md", ".", "1 other files were ignored"),
+        ("notes.md", ".", r"no file's name is an image's \(ignored: 1\)"),
         ("empty.txt", "empty.txt", "the manifest is empty"),
         ("nothing", "nonsense://bucket/a", "no scheme that fsspec knows"),
     ],

@@ -54,12 +54,21 @@ def test_a_module_that_is_there_is_not_fetched_again(tmp_path: Path, hub: str, p
     assert path.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("handle", ["http://127.0.0.1:9/nothing/listens", "{hub}/acme/unknown/1"])
-def test_what_cannot_be_fetched_is_one_clear_line(tmp_path: Path, hub: str, pixelbeam, handle: str) -> None:
+@pytest.mark.parametrize(
+    ("handle", "reason"),
+    [
+        ("http://127.0.0.1:9/nothing/listens", ": [Errno 111] Connection refused; check the network"),
+        ("{hub}/acme/unknown/1", "/acme/unknown/1: HTTP Error 404: "),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_clear_line(
+    tmp_path: Path, hub: str, pixelbeam, handle: str, reason: str
+) -> None:
     toml, _ = variant_at(tmp_path / "mine", handle.format(hub=hub))
     code, _, errors = pixelbeam("pull", "--variant", toml, "--model-dir", tmp_path / "models")
     assert (code, errors.count("\n")) == (1, 1)
     assert "cannot fetch acme/tiny/classification/1 from http://127.0.0.1" in errors
+    assert reason in errors
     assert "--random-weights" in errors
     assert os.listdir(tmp_path / "models") == []
 

@@ -182,6 +182,17 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def test_the_first_line_says_whether_images_are_left_to_do_or_something_is_wrong(
+    out: Path, pixelbeam
+) -> None:
+    shutil.copy(parts(out)[0], parts(out)[0].with_name("part-000007-aaaaaaaaaaaa.parquet"))
+    assert pixelbeam("verify", out)[1].splitlines()[0].endswith(" of 25 images: 1 problem")
+    parts(out)[1].unlink()
+    parts(out)[-1].unlink()
+    said = pixelbeam("verify", out)[1].splitlines()[0]
+    assert said.endswith(": 14 rows + 1 failure of 25 images: not complete, 10 images to do")
+
+
 @pytest.mark.parametrize("name", BREAKS)
 def test_what_is_broken_is_named(out: Path, pixelbeam, name: str) -> None:
     strike, message = BREAKS[name]

@@ -164,4 +164,4 @@ def _why_empty(pattern: str, found: Found) -> str:
         return "the glob matches no file"
     if not found.ignored:
         return "there is nothing"
-    return f"all {found.ignored:,} files in it were ignored; give a glob to take files whatever their names"
+    return f"no file's name is an image's (ignored: {found.ignored:,}); give a glob to take files whatever their names"

@@ -150,7 +150,7 @@ BAD_INPUT = {
     ),
     "other files": Bad(
         2,
-        "no images in 'gs://in/a': 1 other files were ignored; give a glob",
+        "no images in 'gs://in/a': no file's name is an image's \\(ignored: 1\\); give a glob",
         source="gs://in/a",
         objects={"gs://in/a/b.doc": b"x"},
     ),
