@@ -18,7 +18,7 @@ def check_output(output: str, inputs: Sequence[str] = ()) -> None:
     """Look whether there can be an output directory.
 
     Raises:
-        UsageError: It is a file or below one, names nothing, or is one of the inputs.
+        UsageError: It is a file or below one, names nothing, is not UTF-8, or is one of the inputs.
         RunError: Its bucket is not there, or may not be read or written.
     """
     if is_remote(output) and output.rstrip("/").endswith(":"):
@@ -30,7 +30,7 @@ def check_output(output: str, inputs: Sequence[str] = ()) -> None:
 
 
 def check_model_dir(model_dir: str) -> None:
-    """Raise UsageError where modules cannot be kept since it is a file or below one, or names nothing."""
+    """Raise UsageError where modules cannot be kept since it is a file or below one, names nothing or is not UTF-8."""
     _check_directory("--model-dir", model_dir)
 
 
@@ -68,6 +68,8 @@ def variants_of(output: str) -> list[str]:
 def _check_directory(option: str, directory: str) -> None:
     if not directory:
         raise UsageError(f"{option} must be a directory or a URL, got ''")
+    if os.fsencode(directory) != directory.encode(errors="ignore"):
+        raise UsageError(f"{option} {directory!r} is not UTF-8, and Arrow opens no other; give another name")
     path = absolute(directory)
     if storage.exists(path):
         raise UsageError(f"{option} {directory} is a file; give a directory")

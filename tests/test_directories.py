@@ -101,6 +101,7 @@ def test_an_output_that_cannot_be_is_refused(
         ("file", "--output file is a file; give a directory"),
         ("file/a/b", f"--output file/a/b: {tmp_path}/file is a file; give a directory"),
         ("", "--output must be a directory or a URL, got ''"),
+        ("caf\udce9", "--output 'caf\\udce9' is not UTF-8, and Arrow opens no other; give another name"),
         ("gs://", "--output gs:// names no bucket; give one, such as gs://BUCKET/FOLDER"),
         (
             f"{photographs}/",
