@@ -18,6 +18,7 @@ from transforms.fingerprints import VariantRun
 from transforms.footers import Footer
 from transforms.index import Index
 from transforms.listing import Found
+from transforms.paths import from_here
 from transforms.records import StepSeconds
 from transforms.tables import failures_directory, rows_directory
 
@@ -150,7 +151,9 @@ def print_summary(
         if any(footer.failures for footer in footers[run.variant.name]):
             places.append(failures_directory(run.variant.directory))
         for place in places:
-            console.print(f"{output}/{place}/*.parquet", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{from_here(output)}/{place}/*.parquet", highlight=False, markup=False, soft_wrap=True
+            )
 
 
 def _cells(footers: list[Footer], run_id: str) -> list[str]:

@@ -12,7 +12,7 @@ from tests import dataset
 from transforms import fetching, storage
 from transforms.errors import UsageError
 from transforms.listing import Found, check_patterns, list_images
-from transforms.paths import absolute, without_file_scheme
+from transforms.paths import absolute, from_here, without_file_scheme
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,16 @@ def test_absolute_paths() -> None:
     assert absolute("file:///a/b/") == "/a/b"
     assert absolute("gs://b/c/") == "gs://b/c"
     assert absolute("a") == os.path.abspath("a")
+
+
+def test_paths_below_the_working_directory_are_shown_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert from_here(str(tmp_path / "here" / "a" / "b")) == "a/b"
+    for path in (str(tmp_path / "here"), str(tmp_path / "hereafter"), str(tmp_path), "gs://b/c"):
+        assert from_here(path) == path
 
 
 def test_file_urls_name_folders_globs_files_and_lines_of_manifests(tmp_path: Path) -> None:

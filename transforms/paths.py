@@ -24,3 +24,8 @@ def absolute(path: str) -> str:
     """The path from the root; a URL without a slash at its end, but of `file://` the path."""
     path = without_file_scheme(path)
     return path.rstrip("/") if is_remote(path) else os.path.abspath(path)
+
+
+def from_here(path: str) -> str:
+    """The path as a person in the working directory would type it, where it is below that; else as it is."""
+    return path.removeprefix(os.path.join(os.getcwd(), ""))

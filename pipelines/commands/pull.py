@@ -9,7 +9,7 @@ from pipelines import model_dir
 from pipelines.module_sources import Kept, fetch_class_names
 from pipelines.terminal import tracked
 from transforms.graphs import GraphFacts
-from transforms.paths import absolute
+from transforms.paths import absolute, from_here
 from transforms.variants import Variant, find
 
 AT_ONCE = 2
@@ -55,7 +55,10 @@ def _pulled(variant: Variant, directory: str, random_weights: bool) -> str:
         if width
     ]
     weights = "RANDOM WEIGHTS, " if kept.description.random_weights else ""
-    return f"{variant.name}: {weights}{', '.join(gives)}, {_graph(kept.facts)}, {seconds:.1f} s, {kept.module_path}"
+    return (
+        f"{variant.name}: {weights}{', '.join(gives)}, {_graph(kept.facts)}, {seconds:.1f} s, "
+        f"{from_here(kept.module_path)}"
+    )
 
 
 def _graph(facts: GraphFacts) -> str:

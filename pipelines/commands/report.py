@@ -9,7 +9,7 @@ from pipelines.report.sampling import SEED
 from pipelines.terminal import Line
 from transforms import storage
 from transforms.errors import RunError, UsageError
-from transforms.paths import absolute, is_remote
+from transforms.paths import absolute, from_here, is_remote
 
 NAME = "report.html"
 NEEDED = ("altair", "jinja2", "vl_convert")
@@ -47,8 +47,8 @@ def main(output: str, file: str | None) -> int:
     rows = sum(variant.funnel.rows for variant in report.variants)
     about = "" if all(variant.funnel.exact for variant in report.variants) else "about "
     print(
-        f"{path}: {len(content) / 1e6:.1f} MB, {counted(len(report.variants), 'variant')}, {seen:,} of {about}"
-        f"{counted(rows, 'row')} looked at (seed {SEED}), {counted(len(report.pictures), 'picture')}"
+        f"{from_here(path)}: {len(content) / 1e6:.1f} MB, {counted(len(report.variants), 'variant')}, "
+        f"{seen:,} of {about}{counted(rows, 'row')} looked at (seed {SEED}), {counted(len(report.pictures), 'picture')}"
     )
     return 0
 
