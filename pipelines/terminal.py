@@ -76,7 +76,7 @@ class Line:
         """As `Row` says; the rate counts from the first that was done."""
         now, done = self._clock(), self._count() if self._count else self.done
         if not self._noun:
-            return self.what, 0, None, duration(now - self._started)
+            return self.what, 0, None, rounded_duration(now - self._started)
         words = [f"{done:,.0f}{'' if self._total is None else f' of {self._total:,.0f}'} {self._noun}"]
         if done:
             self._first = self._first or (now, done)
@@ -97,12 +97,12 @@ def said_of(rate: float, noun: str, left: float | None) -> list[str]:
     """Rate and time left in words; what is not known is left out."""
     if not rate:
         return []
-    speed = f"{rate:,.1f} {noun}/s" if rate >= SLOWEST_RATE else f"{duration(1 / rate)} each"
-    return [speed, *([] if left is None else [f"{duration(left / rate)} left"])]
+    speed = f"{rate:,.1f} {noun}/s" if rate >= SLOWEST_RATE else f"{rounded_duration(1 / rate)} each"
+    return [speed, *([] if left is None else [f"{rounded_duration(left / rate)} left"])]
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+def rounded_duration(seconds: float) -> str:
+    """`0 s`, `12 s`, `3 min`, `5 h 12 min`: what is refreshed as one looks has no more digits than one can read."""
     if seconds < 100:
         return f"{seconds:,.0f} s"
     minutes = round(seconds / 60)

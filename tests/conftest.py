@@ -13,7 +13,7 @@ import pytest
 from pipelines import cli, model_dir
 from pipelines.commands import pull
 from pipelines.config import RunConfig
-from tests import dataflow_server, gcs_server, photos, tiny, worker_wheel
+from tests import dataflow_server, gcs_server, photos, report_dataset, tiny, worker_wheel
 from tests import hub as hub_server
 from tests.dataflow_server import DataflowServer
 from tests.gcs_server import GcsServer
@@ -68,6 +68,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photographs")
     photos.write_photographs(folder, 24, size=(120, 90))
     return folder
+
+
+@pytest.fixture(scope="session")
+def three_variants(tmp_path_factory: pytest.TempPathFactory, models: str) -> Path:
+    """The small dataset of the report's tests; to be broken in a copy."""
+    return report_dataset.write(tmp_path_factory.mktemp("report"), models)
 
 
 @pytest.fixture

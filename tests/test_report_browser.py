@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from pipelines import cli
-from tests import report_dataset
 from tests.report_dataset import BOTH, EVIL_NAME, FEATURES, LOGITS, ROWS
 
 pytestmark = pytest.mark.full
@@ -53,11 +52,11 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory, models: str) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, three_variants: Path) -> Path:
     """The page of the small dataset."""
-    out = report_dataset.write(tmp_path_factory.mktemp("browser"), models)
-    assert cli.main(["report", str(out)]) == 0
-    return out / "report.html"
+    path = tmp_path_factory.mktemp("browser") / "report.html"
+    assert cli.main(["report", str(three_variants), "--output", str(path)]) == 0
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +186,7 @@ def test_the_map_shows_the_class_that_is_chosen(show) -> None:
     page = show().page
     chosen = page.locator("select[data-map] option").nth(1)
     label = chosen.get_attribute("value")
-    count = int(re.search(r"\((\d+)\)$", chosen.inner_text())[1])
+    count = int(re.search(r": (\d+)$", chosen.inner_text())[1])
     assert strong(page) == ROWS
     page.select_option("select[data-map]", value=label)
     page.wait_for_function(f"({STRONG})() === {count}")

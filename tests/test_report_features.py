@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,14 +97,12 @@ def test_a_chain_is_no_group() -> None:
     assert sorted(node for group in found for node in group) == sorted({n for g in found for n in g})
 
 
-def test_equal_files_are_one_group_and_no_near_duplicates() -> None:
+def test_equal_files_are_one_group_and_one_different_image() -> None:
     some = list(images(6))
     some[4] = Image("/photos/other.jpg", "1", some[1].sha256, 0, None)
     equal = duplicates.equal_contents(some)
     assert [[image.uri for image in group.images] for group in equal.groups] == [[some[1].uri, some[4].uri]]
-    values = vectors(6, 4)
-    values[4] = values[1]
-    assert duplicates.near_duplicates(some, values, 0.01).n_groups == 0
+    assert duplicates.different(some) == [0, 1, 2, 3, 5]
 
 
 def test_dead_dimensions_and_bad_vectors_are_counted() -> None:
@@ -123,7 +123,48 @@ def test_vectors_that_are_all_alike_have_no_map() -> None:
     found = features.features(Rows(images(5), np.ones((5, 3), np.float32), 1, 0))
     assert found is not None
     assert (found.map, found.near, found.neighbours, found.health.norms) == (None, None, (), ())
-    assert found.health.dead == 3
+    assert (found.health.dead, found.lacking) == (3, "The features of all these images are the same")
+    two = features.features(Rows(images(2), vectors(2, 3), 1, 0))
+    assert two is not None
+    assert (two.map, two.lacking) == (None, "Fewer than three images have sound features")
+
+
+def copies(count: int, of: Image) -> tuple[Image, ...]:
+    return tuple(replace(of, uri=f"/copies/{number:04d}.jpg") for number in range(count))
+
+
+def test_of_many_copies_one_is_compared_with_the_others() -> None:
+    # Two batches give the same image vectors that differ a little.
+    values = np.concatenate([vectors(20, 8), np.repeat(vectors(1, 8, seed=1), 180, axis=0)])
+    values[100:] += 1e-6
+    some = (*images(20), *copies(180, images(21)[20]))
+    found = features.features(Rows(some, values, 1, 0))
+    assert found is not None
+    assert found.map is not None
+    assert found.near is not None
+    assert (len(found.map.points), found.compared, found.near.compared, found.lacking) == (200, 21, 21, "")
+    assert len(found.neighbours) == features.QUERIES
+    near = [near for query in found.neighbours for near in query.nearest]
+    assert all(0.01 < each.distance < 10 for each in near)
+    assert sum(each.image.uri.startswith("/copies/") for each in near) <= features.QUERIES
+
+
+def test_copies_of_one_file_have_no_map() -> None:
+    values = np.repeat(vectors(1, 8), 50, axis=0)
+    values[25:] += 1e-3
+    found = features.features(Rows(copies(50, images(1)[0]), values, 1, 0))
+    assert found is not None
+    assert (found.map, found.lacking) == (None, "The features of all these images are the same")
+
+
+def test_different_images_with_the_same_features_have_a_map_and_no_neighbours() -> None:
+    values = np.concatenate([vectors(10, 8), np.repeat(vectors(1, 8, seed=1), 40, axis=0)])
+    values[30:] += 1e-7
+    found = features.features(Rows(images(50), values, 1, 0))
+    assert found is not None
+    assert found.map is not None
+    assert (len(found.map.points), found.neighbours, found.near) == (50, (), None)
+    assert found.lacking == "Most pairs of different images have features of the same direction"
 
 
 def test_vectors_that_are_not_finite_are_on_no_map() -> None:
@@ -132,6 +173,7 @@ def test_vectors_that_are_not_finite_are_on_no_map() -> None:
     found = features.features(Rows(images(8), values, 1, 0))
     assert found is not None
     assert found.map is not None
+    assert found.compared == 7
     assert sorted(point.image.uri for point in found.map.points) == [
         image.uri for number, image in enumerate(images(8)) if number != 2
     ]

@@ -15,19 +15,23 @@ from transforms.records import ImageRef
 from transforms.snapshots import UnitSize
 from transforms.storage import reference
 
+LONG = 20.0
+"""Seconds after which a source that should have been left gives one more, so that a test ends."""
+
 
 def test_what_does_not_come_in_time_is_not_waited_for() -> None:
-    forever = threading.Event()
+    given_up = threading.Event()
 
     def contents() -> Iterator[tuple[str, bytes]]:
         yield "/a.jpg", b"a"
         yield "/b.jpg", b"b"
-        forever.wait()
+        given_up.wait(LONG)
+        yield "/c.jpg", b"c"
 
     started = time.monotonic()
     assert list(pictures._within(0.5, contents)) == [("/a.jpg", b"a"), ("/b.jpg", b"b")]
     assert time.monotonic() - started >= 0.5
-    forever.set()
+    given_up.set()
 
 
 def test_images_of_a_store_that_cannot_be_asked_have_no_pictures(tmp_path: Path) -> None:
@@ -40,9 +44,10 @@ def test_images_of_a_store_that_cannot_be_asked_have_no_pictures(tmp_path: Path)
 
 def test_a_source_that_never_ends_is_left() -> None:
     def contents() -> Iterator[tuple[str, bytes]]:
-        while True:
+        for _ in range(int(LONG / 0.02)):
             time.sleep(0.02)
             yield "/a.jpg", b"a"
+        yield "/b.jpg", b"b"
 
     assert set(pictures._within(0.3, contents)) == {("/a.jpg", b"a")}
 

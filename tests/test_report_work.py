@@ -10,7 +10,8 @@ import vl_convert
 
 from pipelines.report import charts, sampling, work
 from pipelines.report.parts import Part, Parts, UnitParts
-from pipelines.report.rows import Image, TopClass
+from pipelines.report.features import Map, Point
+from pipelines.report.rows import Image, TopClass, named_apart
 from pipelines.report.scores import scores
 from tests.records import footer, refs, unit
 from transforms.fingerprints import VariantRun
@@ -23,7 +24,7 @@ IMAGES = refs(10)
 def parts(footers: list[Footer], units_done: int | None = None) -> Parts:
     units = tuple(UnitParts((Part("p", each, (each.rows,)),)) for each in footers)
     done = len(footers) if units_done is None else units_done
-    return Parts("v", done, done, units, ())
+    return Parts("v", done, units, ())
 
 
 @pytest.fixture
@@ -130,8 +131,18 @@ def scored(probabilities: list[float], classes: list[tuple[int, str | None]]) ->
     ]
 
 
+CRANES = [(1, "crane"), (2, "crane"), (1, "crane"), (7, None)]
+
+
+def test_two_classes_of_one_name_have_two_colours_and_are_chosen_apart() -> None:
+    points = tuple(Point(image, 0.0, 0.0) for image in named_apart(scored([0.5] * 4, CRANES)))
+    assert charts.map_classes(points) == [("crane (1)", 2), ("crane (2)", 1), ("class 7", 1)]
+    spec = charts.feature_map(Map(points, (0.6, 0.4)), 4, {}, 4)
+    assert {value["group"] for value in spec["data"]["values"]} == {"crane (1)", "crane (2)", "class 7"}
+
+
 def test_classes_are_counted_by_number_and_named_apart() -> None:
-    found = scores(scored([0.9, 0.2, 0.6, 0.7], [(1, "crane"), (2, "crane"), (1, "crane"), (7, None)]))
+    found = scores(named_apart(scored([0.9, 0.2, 0.6, 0.7], CRANES)))
     assert found is not None
     assert [(each.label, each.images, each.share) for each in found.classes] == [
         ("crane (1)", 2, 0.5),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import module_sources
-from pipelines.terminal import Line, duration
+from pipelines.terminal import Line, rounded_duration
 from tests import hub as hub_server
 from tests import on_terminal
 
@@ -64,7 +64,7 @@ def test_one_long_step_says_how_long_it_has_been_at_it() -> None:
     ],
 )
 def test_durations_are_said_as_a_person_says_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert rounded_duration(seconds) == words
 
 
 @pytest.fixture(scope="module")

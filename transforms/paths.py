@@ -20,6 +20,11 @@ def without_file_scheme(path: str) -> str:
     return os.fsdecode(unquote_to_bytes(path[scheme.end() :])) if scheme else path
 
 
+def as_text(name: str) -> str:
+    r"""The name with bytes that are not UTF-8 spelt out, as `\xe9`: neither Parquet nor a page can hold them."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def absolute(path: str) -> str:
     """The path from the root; a URL without a slash at its end, but of `file://` the path."""
     path = without_file_scheme(path)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from transforms import local_files
 from transforms.errors import UsageError
-from transforms.paths import is_remote
+from transforms.paths import as_text, is_remote
 from transforms.records import ImageRef
 
 STREAM_BYTES = 8 << 20
@@ -42,12 +42,7 @@ def references(paths: Iterable[str]) -> Iterator[ImageRef]:
         if remote:
             yield from _where("://").references(run)
         else:
-            yield from (reference(_as_text(path)) for path in run)
-
-
-def _as_text(path: str) -> str:
-    """The path with bytes that are not UTF-8 spelt out, since Parquet's strings cannot hold them."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+            yield from (reference(as_text(path)) for path in run)
 
 
 def bucket_regions(url: str) -> tuple[str, ...]:

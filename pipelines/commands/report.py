@@ -9,7 +9,7 @@ from pipelines.report.sampling import SEED
 from pipelines.terminal import Line
 from transforms import storage
 from transforms.errors import RunError, UsageError
-from transforms.paths import absolute, from_here, is_remote
+from transforms.paths import absolute, as_text, from_here, is_remote
 
 NAME = "report.html"
 NEEDED = ("altair", "jinja2", "vl_convert")
@@ -41,14 +41,14 @@ def main(output: str, file: str | None) -> int:
 
         report = read_report(output, say)
         say("drawing")
-        content = render(report).encode()
+        content = as_text(render(report)).encode()
         _write(path, content)
     seen = sum(variant.sampled.rows for variant in report.variants)
     rows = sum(variant.funnel.rows for variant in report.variants)
     about = "" if all(variant.funnel.exact for variant in report.variants) else "about "
     print(
-        f"{from_here(path)}: {len(content) / 1e6:.1f} MB, {counted(len(report.variants), 'variant')}, "
-        f"{seen:,} of {about}{counted(rows, 'row')} looked at (seed {SEED}), {counted(len(report.pictures), 'picture')}"
+        f"{as_text(from_here(path))}: {len(content) / 1e6:.1f} MB, {counted(len(report.variants), 'variant')}, {seen:,} of {about}"
+        f"{counted(rows, 'row')} looked at (seed {SEED}), {counted(len(report.pictures), 'picture')}"
     )
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import altair as alt
@@ -38,14 +38,14 @@ def rate(times: Times) -> Spec:
     return _bars(values, f"{unit} since the run began", "images/s", (",.4~r", ",.1f"))
 
 
-def classes(counts: Sequence[ClassCount]) -> Spec:
-    """The most frequent best classes."""
+def classes(counts: Sequence[ClassCount], images: str) -> Spec:
+    """The most frequent best classes; `images` says what are counted: "images", or "sampled images"."""
     values = [{"class": each.label, "images": each.images, "share": each.share} for each in counts]
     chart = (
         _chart(values, "Images by their best class", CLASS_STEP * len(values))
         .mark_bar()
         .encode(
-            x=alt.X("images:Q").title("sampled images").axis(tickMinStep=1),
+            x=alt.X("images:Q").title(images).axis(tickMinStep=1),
             y=alt.Y("class:N").title(None).sort(None),
             tooltip=[
                 alt.Tooltip("class:N"),
@@ -57,22 +57,22 @@ def classes(counts: Sequence[ClassCount]) -> Spec:
     return _spec(chart)
 
 
-def confidence(scores: Scores) -> Spec:
-    """How probable the best classes are."""
+def confidence(scores: Scores, images: str) -> Spec:
+    """How probable the best classes are; `images` as for `classes`."""
     precise = (
         ".0%" if scores.confidence[-1].high > 0.1 else ".1%" if scores.confidence[-1].high > 0.01 else ".2%"
     )
-    return _histogram(scores.confidence, "probability of the best class", precise)
+    return _histogram(scores.confidence, "probability of the best class", images, precise)
 
 
-def norms(health: Health) -> Spec:
-    """How long the feature vectors are."""
-    return _histogram(health.norms, "norm of the feature vector", ",.4~r")
+def norms(health: Health, images: str) -> Spec:
+    """How long the feature vectors are; `images` as for `classes`."""
+    return _histogram(health.norms, "norm of the feature vector", images, ",.4~r")
 
 
-def _histogram(bins: Sequence[Bin], title: str, number: str) -> Spec:
+def _histogram(bins: Sequence[Bin], title: str, images: str, number: str) -> Spec:
     values = [{"from": each.low, "to": each.high, "height": each.images} for each in bins]
-    return _bars(values, title, "sampled images", (number, ","))
+    return _bars(values, title, images, (number, ","))
 
 
 def _bars(values: Sequence[Spec], x_title: str, y_title: str, numbers: tuple[str, str]) -> Spec:
@@ -111,26 +111,8 @@ def feature_map(places: Map, count: int, pictures: Mapping[str, int], most: int)
         _point(point, coloured, pictures.get(point.image.uri), number < most)
         for number, point in enumerate(points)
     ]
-    axis = alt.Axis(labels=False, ticks=False, grid=False, domain=True)
-    base = alt.Chart().encode(
-        x=alt.X("x:Q").title("first component").axis(axis).scale(zero=False, padding=12),
-        y=alt.Y("y:Q").title("second component").axis(axis).scale(zero=False, padding=12),
-    )
-    if coloured:
-        others = [OTHERS] if any(value["group"] == OTHERS for value in values) else []
-        base = base.encode(color=alt.Color("group:N").title(None).scale(domain=[*coloured, *others]))
-    words = [alt.Tooltip(name) for name in ("name:N", "class:N", "confidence:N")[: 3 if coloured else 1]]
-    # The word is the tooltip's own for what it shows as a picture; the page puts it there by its number.
-    pictured = [alt.Tooltip("image:N"), *words]
-    kinds = {value["kind"] for value in values}
-    layers = [_dots(base, "small", 16, 0.35).encode(tooltip=alt.value(None))] if "small" in kinds else []
-    layers += [
-        _dots(base, kind, 60, 0.85).encode(tooltip=tooltip, description="name:N")
-        for kind, tooltip in (("named", words), ("pictured", pictured))
-        if kind in kinds
-    ]
     chart = alt.layer(
-        *layers,
+        *_layers(_places(values, coloured), {value["kind"] for value in values}, bool(coloured)),
         data=alt.Data(values=values),
         width="container",
         height=MAP_HEIGHT,
@@ -139,10 +121,35 @@ def feature_map(places: Map, count: int, pictures: Mapping[str, int], most: int)
     return _spec(chart.add_params(alt.param(name=CHOSEN, value="")))
 
 
-def _dots(base: alt.Chart, kind: str, size: int, opacity: float) -> alt.Chart:
+def _places(values: Sequence[Spec], coloured: Sequence[str]) -> alt.Chart:
+    """Points at their places on the map, in the colours of their classes where they have some."""
+    axis = alt.Axis(labels=False, ticks=False, grid=False, domain=True)
+    places = alt.Chart().encode(
+        x=alt.X("x:Q").title("first component").axis(axis).scale(zero=False, padding=12),
+        y=alt.Y("y:Q").title("second component").axis(axis).scale(zero=False, padding=12),
+    )
+    if not coloured:
+        return places
+    others = [OTHERS] if any(value["group"] == OTHERS for value in values) else []
+    return places.encode(color=alt.Color("group:N").title(None).scale(domain=[*coloured, *others]))
+
+
+def _layers(places: alt.Chart, kinds: Set[str], has_classes: bool) -> Iterator[alt.Chart]:
+    """The dots of each kind of point that there is, those that may be pointed at on top."""
+    words = [alt.Tooltip(name) for name in ("name:N", "class:N", "confidence:N")[: 3 if has_classes else 1]]
+    # The word is the tooltip's own for what it shows as a picture; the page puts it there by its number.
+    pictured = [alt.Tooltip("image:N"), *words]
+    if "small" in kinds:
+        yield _dots(places, "small", 16, 0.35).encode(tooltip=alt.value(None))
+    for kind, tooltip in (("named", words), ("pictured", pictured)):
+        if kind in kinds:
+            yield _dots(places, kind, 60, 0.85).encode(tooltip=tooltip, description="name:N")
+
+
+def _dots(places: alt.Chart, kind: str, size: int, opacity: float) -> alt.Chart:
     shown = alt.condition(f"{CHOSEN} === '' || {CHOSEN} === datum.class", alt.value(opacity), alt.value(0.05))
     return (
-        base.transform_filter(f"datum.kind === '{kind}'")
+        places.transform_filter(f"datum.kind === '{kind}'")
         .mark_circle(size=size, aria=kind != "small")
         .encode(opacity=shown)
     )

@@ -41,12 +41,15 @@ class Duplicates:
 
 
 def near_duplicates(images: Sequence[Image], values: FloatArray, most: float) -> Duplicates:
-    """Groups of images, each at most `most` from the first of its group; of equal files one is compared."""
-    first = {image.sha256: place for place, image in reversed(list(enumerate(images)))}
-    places = sorted(first.values())
-    images, values = [images[place] for place in places], values[places]
+    """Groups of images of different files, each at most `most` from the first of its group."""
     groups = [Group(tuple(images[place] for place in its)) for its in gathered(distances(values) <= most)]
     return _largest(groups, len(images))
+
+
+def different(images: Sequence[Image]) -> list[int]:
+    """Places of the images without those whose file is equal to one before."""
+    first = {image.sha256: place for place, image in reversed(list(enumerate(images)))}
+    return sorted(first.values())
 
 
 def distances(values: FloatArray) -> FloatArray:

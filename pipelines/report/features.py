@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.report import sampling
-from pipelines.report.duplicates import Duplicates, near_duplicates
+from pipelines.report.duplicates import Duplicates, different, near_duplicates
 from pipelines.report.rows import Image, Rows
 from pipelines.report.scores import Bin, bins
 from transforms.records import FloatArray
@@ -18,6 +18,8 @@ QUERIES = 6
 NEIGHBOURS = 6
 NEAR = 0.1
 """Nearer than this part of the usual distance are near duplicates."""
+SAME = 1e-5
+"""Less than this, as a part of the vectors' length, is what another batch makes of the same image."""
 PAIRS = 20_000
 """Random ones, which tell the usual distance."""
 BLOCK = 1024
@@ -74,7 +76,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Near:
-    """Another image, and how far it is: 0 is the same, 1 as far as two random images usually are."""
+    """Another image, and how far it is: 0 is the same, 1 as far as two different ones usually are."""
 
     image: Image
     distance: float
@@ -90,33 +92,54 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Features:
-    """What the features of the sampled rows say; what takes two images is None where there is one."""
+    """What the features of the sampled rows say.
+
+    Attributes:
+        health: Whether they are sound.
+        map: None where there is none to be had.
+        neighbours: None as well, with `near`.
+        near: Images that are nearly the same.
+        compared: Images that these two are of: of each file one, with sound features.
+        lacking: Why there is no map, or else why there are no neighbours; empty where all is there.
+    """
 
     health: Health
-    map: Map | None
-    neighbours: tuple[Neighbours, ...]
-    near: Duplicates | None
+    map: Map | None = None
+    neighbours: tuple[Neighbours, ...] = ()
+    near: Duplicates | None = None
+    compared: int = 0
+    lacking: str = ""
 
 
 def features(rows: Rows) -> Features | None:
     """What the features say; None where the module has none, or there is no row."""
     if rows.features is None:
         return None
-    finite = np.flatnonzero(_sound(rows.features))
-    values, images = rows.features[finite], [rows.images[place] for place in finite]
+    found = Features(health(rows.features))
+    sound = np.flatnonzero(_sound(rows.features))
+    values, images = rows.features[sound], [rows.images[place] for place in sound]
     if len(images) < 3:
-        return Features(health(rows.features), None, (), None)
-    chosen = sampling.pick(range(len(images)), sampling.FEATURE_ROWS, lambda place: images[place].uri)
-    some, their_values = [images[place] for place in chosen], directions(values[chosen])
-    usual = usual_distance(their_values)
-    if usual == 0:
-        return Features(health(rows.features), None, (), None)
-    places, distances = nearest(their_values, min(NEIGHBOURS, len(some) - 1))
-    return Features(
-        health=health(rows.features),
-        map=pca_map(images, values),
-        neighbours=_neighbours(some, places, distances / usual),
-        near=near_duplicates(some, their_values, NEAR * usual),
+        return replace(found, lacking="Fewer than three images have sound features")
+    # The copies of a file would make any distance that is usual among them, and be each other's neighbours.
+    unlike = different(images)
+    if len(unlike) == 1 or np.ptp(values, axis=0).max() <= SAME * np.abs(values).max():
+        return replace(found, lacking="The features of all these images are the same")
+    found = replace(found, map=pca_map(images, values))
+    chosen = sampling.pick(unlike, sampling.FEATURE_ROWS, lambda place: images[place].uri)
+    return _compared(found, [images[place] for place in chosen], directions(values[chosen]))
+
+
+def _compared(found: Features, images: Sequence[Image], values: FloatArray) -> Features:
+    """What is found, with the neighbours of different images by directions `[n, n_features]`, n at least 2."""
+    usual = usual_distance(values)
+    if usual <= SAME:
+        return replace(found, lacking="Most pairs of different images have features of the same direction")
+    places, distances = nearest(values, min(NEIGHBOURS, len(images) - 1))
+    return replace(
+        found,
+        neighbours=_neighbours(images, places, distances / usual),
+        near=near_duplicates(images, values, NEAR * usual),
+        compared=len(images),
     )
 
 

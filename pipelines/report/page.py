@@ -13,6 +13,7 @@ import jinja2
 import markupsafe
 import vl_convert
 
+from pipelines.progress import counted
 from pipelines.report import charts, sampling, text
 from pipelines.report.features import NEAR
 from pipelines.report.rows import Image
@@ -25,6 +26,19 @@ def render(report: Report) -> str:
     specs: dict[str, charts.Spec] = {}
     for number, variant in enumerate(report.variants):
         specs |= {f"v{number}-{name}": spec for name, spec in variant_charts(variant, numbers).items()}
+    return _template().render(
+        report=report,
+        specs=specs,
+        style=markupsafe.Markup(_file("page.css")),
+        library=markupsafe.Markup(library()),
+        script=markupsafe.Markup(_file("page.js")),
+        data=embedded({"pictures": list(report.pictures.values()), "charts": specs}),
+        picture_of=lambda image: numbers.get(image.uri),
+    )
+
+
+def _template() -> jinja2.Template:
+    """The page without what is said of a dataset."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -33,43 +47,39 @@ def render(report: Report) -> str:
     )
     environment.filters |= {
         "number": text.number,
+        "counted": counted,
         "percent": text.percent,
         "duration": text.duration,
         "moment": text.moment,
         "short_name": text.short_name,
         "breakable": breakable,
     }
-    return environment.from_string(_file("page.html")).render(
-        report=report,
-        specs=specs,
-        style=markupsafe.Markup(_file("page.css")),
-        library=markupsafe.Markup(library()),
-        script=markupsafe.Markup(_file("page.js")),
-        data=embedded({"pictures": list(report.pictures.values()), "charts": specs}),
-        picture_of=lambda image: numbers.get(image.uri),
-        alt_of=alt_of,
-        shown=shown,
-        map_classes=lambda variant: charts.map_classes(variant.features.map.points[:MAP_POINTS]),
-        map_pictures=MAP_PICTURES,
-        map_points=MAP_POINTS,
-        settings_of=settings_of,
-        near_distance=NEAR,
-        seed=sampling.SEED,
-    )
+    environment.globals |= {
+        "alt_of": alt_of,
+        "shown": shown,
+        "map_classes": lambda variant: charts.map_classes(variant.features.map.points[:MAP_POINTS]),
+        "map_pictures": MAP_PICTURES,
+        "map_points": MAP_POINTS,
+        "settings_of": settings_of,
+        "near_distance": NEAR,
+        "seed": sampling.SEED,
+    }
+    return environment.from_string(_file("page.html"))
 
 
 def variant_charts(variant: VariantReport, numbers: Mapping[str, int]) -> dict[str, charts.Spec]:
     """The variant's charts by name; one that would show nothing is left out."""
     specs: dict[str, charts.Spec] = {}
+    images = "images" if variant.is_whole else "sampled images"
     if variant.times.rate:
         specs["rate"] = charts.rate(variant.times)
     if variant.scores:
-        specs["classes"] = charts.classes(variant.scores.classes)
-        specs["confidence"] = charts.confidence(variant.scores)
+        specs["classes"] = charts.classes(variant.scores.classes, images)
+        specs["confidence"] = charts.confidence(variant.scores, images)
     if variant.features and variant.features.map:
         specs["map"] = charts.feature_map(variant.features.map, MAP_POINTS, numbers, MAP_PICTURES)
     if variant.features and variant.features.health.norms:
-        specs["norms"] = charts.norms(variant.features.health)
+        specs["norms"] = charts.norms(variant.features.health, images)
     return specs
 
 
@@ -83,7 +93,7 @@ def settings_of(variant: VariantReport) -> list[tuple[str, str]]:
     found: dict[str, Any] = {
         "module": footer.handle,
         "SHA-256": settings.get("module"),
-        "weights": "random: the scores mean nothing" if variant.random_weights else "the module's own",
+        "weights": "random" if variant.random_weights else "the module's own",
         "input": f"{settings.get('size')} × {settings.get('size')} pixels, {settings.get('resize')}",
         "gives": _gives(settings.get("n_classes"), settings.get("n_features")),
         "precision": settings.get("precision"),

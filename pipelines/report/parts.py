@@ -52,14 +52,12 @@ class Parts:
     Attributes:
         directory: The variant's directory name.
         units_done: Units that have a rows file.
-        files: Rows files.
         units: Those whose footers were read, by number; all of them or a sample.
         unreadable: What is wrong with files that cannot be read, one line each.
     """
 
     directory: str
     units_done: int
-    files: int
     units: tuple[UnitParts, ...]
     unreadable: tuple[str, ...]
 
@@ -113,8 +111,7 @@ def read_parts(output: str, directory: str, n_units: int, on_read: Callable[[int
                 units.append(found)
             else:
                 unreadable.append(found)
-    files = sum(len(names) for its in by_unit.values() for names in its)
-    return Parts(directory, len(by_unit), files, tuple(units), tuple(unreadable))
+    return Parts(directory, len(by_unit), tuple(units), tuple(unreadable))
 
 
 def _read_unit(folder: str, by_fingerprint: Sequence[Sequence[str]]) -> UnitParts | str:

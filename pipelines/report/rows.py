@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,7 @@ class Rows:
         images: One a row.
         features: float32 `[n, n_features]`; None where the module has none.
         files: Rows files that they are from.
-        lost: Row groups that could not be read, because a file is gone or broken.
+        lost: Those that could not be read, or not whole, because they are gone or broken.
     """
 
     images: tuple[Image, ...]
@@ -104,19 +105,35 @@ def read_rows(parts: Parts, on_read: Callable[[int], None]) -> Rows:
     share = min(1.0, sampling.ROWS / max(1, sum(group.n_rows for group in chosen)))
     images: list[Image] = []
     features: list[FloatArray] = []
-    read_from, lost = set(), 0
+    read_from, lost = set(), set()
     with ThreadPoolExecutor(GROUPS_AT_ONCE) as pool:
         for group, found in ordered_map(
             pool, lambda each: _read_or_none(each, share), chosen, GROUPS_AT_ONCE
         ):
             if found is None:
-                lost += 1
+                lost.add(group.part.path)
                 continue
             images += found[0]
             features += [] if found[1] is None else [found[1]]
             read_from.add(group.part.path)
             on_read(len(images))
-    return Rows(tuple(images), np.concatenate(features) if features else None, len(read_from), lost)
+    values = np.concatenate(features) if features else None
+    return Rows(named_apart(images), values, len(read_from), len(lost))
+
+
+def named_apart(images: Sequence[Image]) -> tuple[Image, ...]:
+    """The images, their best classes with the number in the name where two have the same: ImageNet has two cranes."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for image in images:
+        if image.top:
+            numbers[image.top.label].add(image.top.index)
+    shared = {label for label, its in numbers.items() if len(its) > 1}
+    return tuple(
+        replace(image, top=replace(image.top, name=f"{image.top.label} ({image.top.index})"))
+        if image.top and image.top.label in shared
+        else image
+        for image in images
+    )
 
 
 def _read_or_none(group: _Group, share: float) -> tuple[_Group, tuple[list[Image], FloatArray | None] | None]:

@@ -60,15 +60,13 @@ def scores(images: Sequence[Image]) -> Scores | None:
     scored = [(image, image.top) for image in images if image.top is not None]
     if not scored:
         return None
-    counts = Counter((top.index, top.label) for _, top in scored)
+    counts = Counter(top.label for _, top in scored)
     probabilities = np.array([top.probability for _, top in scored])
     order = np.argsort(probabilities, kind="stable")
     ends = min(EXTREMES, len(scored) // 2 or 1)
-    labels = Counter(label for _, label in counts)
     return Scores(
         classes=tuple(
-            ClassCount(label if labels[label] == 1 else f"{label} ({index})", count, count / len(scored))
-            for (index, label), count in counts.most_common(CLASSES)
+            ClassCount(label, count, count / len(scored)) for label, count in counts.most_common(CLASSES)
         ),
         n_classes=len(counts),
         confidence=tuple(bins(probabilities, 0.0, _upper(float(probabilities.max())), BINS)),

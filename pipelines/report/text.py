@@ -22,7 +22,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`4 ms`, `0.4 s`, `12 s`, `3 min 20 s`, `5 h 12 min`."""
+    """`4 ms`, `0.4 s`, `12 s`, `3 min 20 s`, `5 h 12 min`: exact enough to be compared."""
     if seconds < 0.1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 10:

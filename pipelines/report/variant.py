@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 
 from pipelines.directories import open_dataset, variants_of
 from pipelines.record import read_record, record_names
-from pipelines.report import failures, sampling
+from pipelines.report import failures
 from pipelines.report.duplicates import Duplicates, Group, equal_contents
 from pipelines.report.failures import Example
 from pipelines.report.features import Features, features
@@ -38,9 +38,8 @@ class Sampled:
         units_done: That there are.
         rows: That were read.
         files: Rows files that they are from.
-        files_done: Rows files that there are.
-        compared: Rows whose features were compared with each other.
-        lost: Files and row groups that could not be read.
+        files_done: Rows files that there are, without superseded ones; estimated where not all footers were read.
+        lost: Files that could not be read, or not whole.
     """
 
     units: int
@@ -48,7 +47,6 @@ class Sampled:
     rows: int
     files: int
     files_done: int
-    compared: int
     lost: int
 
 
@@ -88,6 +86,11 @@ class VariantReport:
     def name(self) -> str:
         """The variant's TF Hub name, or its directory's where no file tells it."""
         return self.footer.variant if self.footer else self.directory
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row that there is was looked at."""
+        return self.funnel.exact and self.sampled.rows >= self.funnel.rows
 
     @property
     def missing(self) -> int:
@@ -196,8 +199,7 @@ def _sampled(parts: Parts, rows: Rows) -> Sampled:
         units_done=parts.units_done,
         rows=len(rows.images),
         files=rows.files,
-        files_done=parts.files,
-        compared=min(len(rows.images), sampling.FEATURE_ROWS),
+        files_done=round(sum(len(unit.parts) for unit in parts.units) * parts.scale),
         lost=len(parts.unreadable) + rows.lost,
     )
 
