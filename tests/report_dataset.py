@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 from pathlib import Path
@@ -80,3 +81,14 @@ def article(page: str, name: str) -> str:
 def words(markup: str) -> str:
     """The text of some HTML."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
+
+
+def page_of(output: Path) -> str:
+    """The page of an output directory, written into it."""
+    assert cli.main(["report", str(output)]) == 0
+    return (output / "report.html").read_text(encoding="utf-8")
+
+
+def data(page: str) -> dict:
+    """The data that the page's script reads."""
+    return json.loads(page.split('<script type="application/json" id="data">')[1].partition("</script>")[0])

@@ -154,7 +154,7 @@ def test_copies_of_one_file_have_no_map() -> None:
     values[25:] += 1e-3
     found = features.features(Rows(copies(50, images(1)[0]), values, 1, 0))
     assert found is not None
-    assert (found.map, found.lacking) == (None, "The features of all these images are the same")
+    assert (found.map, found.lacking) == (None, "These images are copies of one file")
 
 
 def test_different_images_with_the_same_features_have_a_map_and_no_neighbours() -> None:

@@ -9,8 +9,8 @@ import pytest
 import vl_convert
 
 from pipelines.report import charts, sampling, work
-from pipelines.report.parts import Part, Parts, UnitParts
 from pipelines.report.features import Map, Point
+from pipelines.report.parts import Part, Parts, UnitParts
 from pipelines.report.rows import Image, TopClass, named_apart
 from pipelines.report.scores import scores
 from tests.records import footer, refs, unit

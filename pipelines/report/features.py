@@ -122,7 +122,9 @@ def features(rows: Rows) -> Features | None:
         return replace(found, lacking="Fewer than three images have sound features")
     # The copies of a file would make any distance that is usual among them, and be each other's neighbours.
     unlike = different(images)
-    if len(unlike) == 1 or np.ptp(values, axis=0).max() <= SAME * np.abs(values).max():
+    if len(unlike) == 1:
+        return replace(found, lacking="These images are copies of one file")
+    if np.ptp(values, axis=0).max() <= SAME * np.abs(values).max():
         return replace(found, lacking="The features of all these images are the same")
     found = replace(found, map=pca_map(images, values))
     chosen = sampling.pick(unlike, sampling.FEATURE_ROWS, lambda place: images[place].uri)
