@@ -171,6 +171,19 @@ def test_of_many_copies_one_is_compared_with_the_others(
     assert "Map of the features" in said
 
 
+def test_classes_of_one_name_are_told_apart(
+    tmp_path: Path, pixelbeam, photographs: Path, tiny_toml: str
+) -> None:
+    (tmp_path / "names.txt").write_text("crane\n" * 5)
+    arguments = ["--input", photographs, "--output", tmp_path / "out", "--variant", tiny_toml]
+    assert pixelbeam("run", *arguments, "--class-names", tmp_path / "names.txt")[0] == 0
+    text = page_of(tmp_path / "out")
+    labels = {value["class"] for value in data(text)["charts"]["v0-classes"]["data"]["values"]}
+    assert len(labels) > 1
+    assert all(re.fullmatch(r"crane \(\d\)", label) for label in labels)
+    assert all(f"{label}, " in article(text, "acme/tiny/classification/1") for label in labels)
+
+
 def test_why_there_is_no_map_and_why_there_are_no_neighbours_is_told(
     tmp_path: Path, pixelbeam, photographs: Path, tiny_toml: str
 ) -> None:
