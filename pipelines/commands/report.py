@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from pipelines.progress import counted
 from pipelines.report.sampling import SEED
@@ -10,6 +11,9 @@ from pipelines.terminal import Line
 from transforms import storage
 from transforms.errors import RunError, UsageError
 from transforms.paths import absolute, as_text, from_here, is_remote
+
+if TYPE_CHECKING:
+    from pipelines.report.variant import Report
 
 NAME = "report.html"
 NEEDED = ("altair", "jinja2", "vl_convert")
@@ -43,14 +47,18 @@ def main(output: str, file: str | None) -> int:
         say("drawing")
         content = as_text(render(report)).encode()
         _write(path, content)
+    print(f"{as_text(from_here(path))}: {len(content) / 1e6:.1f} MB, {_looked_at(report)}")
+    return 0
+
+
+def _looked_at(report: Report) -> str:
     seen = sum(variant.sampled.rows for variant in report.variants)
     rows = sum(variant.funnel.rows for variant in report.variants)
     about = "" if all(variant.funnel.exact for variant in report.variants) else "about "
-    print(
-        f"{as_text(from_here(path))}: {len(content) / 1e6:.1f} MB, {counted(len(report.variants), 'variant')}, {seen:,} of {about}"
-        f"{counted(rows, 'row')} looked at (seed {SEED}), {counted(len(report.pictures), 'picture')}"
+    return (
+        f"{counted(len(report.variants), 'variant')}, {seen:,} of {about}{counted(rows, 'row')} looked at "
+        f"(seed {SEED}), {counted(len(report.pictures), 'picture')}"
     )
-    return 0
 
 
 def _usual_path(output: str) -> str:
