@@ -9,7 +9,7 @@ from pipelines.record import read_record, record_names
 from transforms import index, storage
 from transforms.errors import UsageError
 from transforms.index import Index
-from transforms.paths import absolute, is_remote
+from transforms.paths import absolute, as_text, is_remote
 
 VARIANT_PREFIX = "variant="
 
@@ -68,7 +68,7 @@ def variants_of(output: str) -> list[str]:
 def _check_directory(option: str, directory: str) -> None:
     if not directory:
         raise UsageError(f"{option} must be a directory or a URL, got ''")
-    if os.fsencode(directory) != directory.encode(errors="ignore"):
+    if as_text(directory) != directory:
         raise UsageError(f"{option} {directory!r} is not UTF-8, and Arrow opens no other; give another name")
     path = absolute(directory)
     if storage.exists(path):
