@@ -10,8 +10,12 @@ best class, mean and lowest probability. The scan is lazy and streams: only one 
 from __future__ import annotations
 
 import argparse
+import sys
 
-import polars as pl
+try:
+    import polars as pl
+except ImportError as error:
+    sys.exit(f"{error}: pip install polars")
 
 
 def main() -> None:
@@ -33,10 +37,19 @@ def main() -> None:
             pl.col("probability").min().alias("lowest"),
         )
         .sort(["images", "class"], descending=[True, False])
-        .collect(engine="streaming")
     )
-    with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, float_precision=4):
-        print(statistics)
+    try:
+        table = statistics.collect(engine="streaming")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        parser.error(f"no classifier's rows in {options.variant}: {str(error).splitlines()[0]}")
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_cell_numeric_alignment="RIGHT",
+        float_precision=4,
+    ):
+        print(table)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,14 @@ of the feature vectors. Spark runs in this process; on a cluster start the scrip
 from __future__ import annotations
 
 import argparse
+import sys
 
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F  # noqa: N812
+try:
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+    from pyspark.sql import functions as F  # noqa: N812
+except ImportError as error:
+    sys.exit(f"{error}: pip install pyspark")
 
 
 def main() -> None:
@@ -25,7 +30,7 @@ def main() -> None:
 
     spark = SparkSession.builder.appName("pixelbeam").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
-    rows = spark.read.parquet(options.variant).withColumn(
+    rows = spark.read.parquet(f"{options.variant}/*.parquet").withColumn(
         "folder", F.regexp_extract("uri", "([^/]+)/[^/]+$", 1)
     )
     best = F.col("top_classes")[0]
@@ -35,10 +40,13 @@ def main() -> None:
     classes.orderBy("folder", F.desc("images"), "class").show(100, truncate=False)
 
     squares = F.aggregate("features", F.lit(0.0), lambda total, x: total + x * x)
-    lengths = rows.groupBy("folder").agg(F.mean(F.sqrt(squares)).alias("mean_length"))
+    lengths = rows.groupBy("folder").agg(F.round(F.mean(F.sqrt(squares)), 4).alias("mean_length"))
     lengths.orderBy("folder").show(100, truncate=False)
     spark.stop()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PySparkException as error:
+        sys.exit(str(error).splitlines()[0])

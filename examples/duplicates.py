@@ -10,8 +10,12 @@ others; then how many files and bytes could go. Any variant will do: sha256 is o
 from __future__ import annotations
 
 import argparse
+import sys
 
-import duckdb
+try:
+    import duckdb
+except ImportError as error:
+    sys.exit(f"{error}: pip install duckdb")
 
 QUERY = """
     SELECT list(uri ORDER BY uri) AS uris, any_value(size) AS size
@@ -30,14 +34,17 @@ def main() -> None:
     parser.add_argument("variant", help="a directory DATASET/variant=NAME")
     options = parser.parse_args()
 
-    found = duckdb.execute(QUERY, {"files": f"{options.variant}/*.parquet"}).fetchall()
+    try:
+        found = duckdb.execute(QUERY, {"files": f"{options.variant}/*.parquet"}).fetchall()
+    except duckdb.Error as error:
+        parser.error(f"no rows in {options.variant}: {str(error).splitlines()[0]}")
     for (keep, *others), _ in found:
         print(keep)
         for uri in others:
             print(f"    {uri}")
     files = sum(len(uris) - 1 for uris, _ in found)
     freed = sum((len(uris) - 1) * size for uris, size in found)
-    print(f"{files:,} files of {freed:,} bytes repeat another one")
+    print(f"files that repeat another one: {files:,}, {freed:,} bytes")
 
 
 if __name__ == "__main__":

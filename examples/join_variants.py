@@ -13,8 +13,12 @@ writes a Parquet file of uri, sha256 and the features of both, one after the oth
 from __future__ import annotations
 
 import argparse
+import sys
 
-import polars as pl
+try:
+    import polars as pl
+except ImportError as error:
+    sys.exit(f"{error}: pip install polars")
 
 KEY = ["uri", "sha256"]
 
@@ -30,7 +34,10 @@ def main() -> None:
     options = parser.parse_args()
 
     first, second = (pl.scan_parquet(f"{path}/*.parquet") for path in (options.first, options.second))
-    columns = set(first.collect_schema()) & set(second.collect_schema())
+    try:
+        columns = set(first.collect_schema()) & set(second.collect_schema())
+    except (OSError, pl.exceptions.PolarsError) as error:
+        parser.error(f"no rows: {str(error).splitlines()[0]}")
     both = first.join(second, on=KEY, suffix="_second")
 
     counts = {"images in both": pl.len()}

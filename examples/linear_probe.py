@@ -11,17 +11,21 @@ images and labels, the accuracy on the held-out images of always saying the most
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+try:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+except ImportError as error:
+    sys.exit(f"{error}: pip install scikit-learn pyarrow")
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 FOLDER = r"(?P<folder>[^/]+)/[^/]+$"
@@ -37,7 +41,10 @@ def main() -> None:
     options = parser.parse_args()
 
     columns = ["uri", "sha256", "features", *([options.label] if options.label else [])]
-    rows = ds.dataset(options.variant, format="parquet").to_table(columns=columns).sort_by("uri")
+    try:
+        rows = ds.dataset(options.variant, format="parquet").to_table(columns=columns).sort_by("uri")
+    except (OSError, pa.ArrowException) as error:
+        parser.error(f"no such rows in {options.variant}: {str(error).splitlines()[0]}")
     features = np.stack(rows["features"].to_numpy())
     labels = label_of(rows, options.label).to_numpy(zero_copy_only=False)
     images = rows["sha256"].to_numpy()

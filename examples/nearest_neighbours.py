@@ -2,9 +2,10 @@ r"""Which images look like this one? A nearest-neighbour index of the features, 
 
     pip install faiss-cpu pyarrow
     python examples/nearest_neighbours.py dataset/variant=google-efficientnet-b4-classification-1 \
-        "$PWD/photographs/coffee/00.jpg"
+        photographs/coffee/00.jpg
 
-Prints the nearest images, the nearest first: cosine similarity and uri. Features are added to the index batch by batch,
+The image is one of the dataset; the end of its uri will do where no other ends so. Prints the nearest images, the
+nearest first: cosine similarity and uri. Features are added to the index batch by batch,
 so that the dataset may be larger than memory; the index itself is in memory. `Flat` is exact and takes 4 bytes for each
 number. For millions of images give a compressed one as faiss spells it, such as `--index OPQ64,IVF4096,PQ64` (64 bytes
 an image): it is trained on a random sample first. `faiss.write_index` keeps an index for the next time.
@@ -13,13 +14,18 @@ an image): it is trained on a random sample first. `faiss.write_index` keeps an 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from typing import Any
 
-import faiss
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
+try:
+    import faiss
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+except ImportError as error:
+    sys.exit(f"{error}: pip install faiss-cpu pyarrow")
 
 TRAINED_ON = 100_000
 
@@ -30,21 +36,34 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("variant", help="a directory DATASET/variant=NAME")
-    parser.add_argument("uri", help="the image to start from, as its row names it")
+    parser.add_argument("uri", help="the image to start from: its uri or the end of it")
     parser.add_argument("--count", type=int, default=10, help="neighbours to print; default: 10")
     parser.add_argument("--index", default="Flat", help="a factory string of faiss; default: Flat")
     options = parser.parse_args()
 
-    rows = ds.dataset(options.variant, format="parquet")
-    query = rows.to_table(columns=["features"], filter=pc.field("uri") == options.uri)
-    if not query.num_rows:
+    try:
+        rows = ds.dataset(options.variant, format="parquet")
+        query = ending_in(options.uri, rows)
+    except (OSError, pa.ArrowException) as error:
+        parser.error(f"no rows with features in {options.variant}: {str(error).splitlines()[0]}")
+    if not query:
         parser.error(f"{options.variant} has no row of {options.uri}")
+    start, *others = query["uri"].to_pylist()
+    if others:
+        parser.error(f"{len(query):,} rows end in {options.uri}: {', '.join([start, *others[:4]])}")
 
     index, uris = build(rows, options.index)
     similarities, positions = index.search(directions(query["features"]), options.count + 1)
     for similarity, position in zip(similarities[0], positions[0], strict=True):
-        if position >= 0 and uris[position].as_py() != options.uri:
+        if position >= 0 and uris[position].as_py() != start:
             print(f"{similarity:.4f}  {uris[position]}")
+
+
+def ending_in(name: str, rows: ds.Dataset) -> pa.Table:
+    """`uri` and `features` of the row of that uri, or else of all rows whose uri ends in these folders and file."""
+    end = rf"(^|[/:]){re.escape(name.lstrip('./'))}$"
+    found = rows.to_table(columns=["uri", "features"], filter=pc.match_substring_regex(pc.field("uri"), end))
+    return found.filter(pc.equal(found["uri"], name)) or found
 
 
 def build(rows: ds.Dataset, kind: str) -> tuple[Any, pa.ChunkedArray]:

@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
+
+try:
+    from pipelines.quiet import start_tensorflow
+except ImportError as error:
+    sys.exit(f"{error}: pip install pixelbeam")
+
+# Before anything else imports TensorFlow, for this drops what it writes as it starts.
+start_tensorflow()
 
 import numpy as np
 
 from transforms import images, modules, variants
+from transforms.errors import BadImage, RunError, UsageError
 from transforms.resize import resize
 from transforms.tables import probabilities
 
@@ -51,4 +61,7 @@ def score(path: Path, variant: variants.Variant, module_directory: str) -> dict[
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (BadImage, OSError, RunError, UsageError) as error:
+        sys.exit(str(error))

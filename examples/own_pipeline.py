@@ -14,11 +14,20 @@ import argparse
 import os
 import sys
 
+try:
+    from pipelines.quiet import start_tensorflow
+except ImportError as error:
+    sys.exit(f"{error}: pip install pixelbeam")
+
+# Before anything else imports TensorFlow, for this drops what it writes as it starts.
+start_tensorflow()
+
 import apache_beam as beam
 
 from pipelines.config import RunConfig
 from pipelines.launch import launch_and_show, new_pipeline
 from pipelines.run import begin, build, finish
+from transforms.errors import RunError, UsageError
 
 
 def main() -> int:
@@ -52,4 +61,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, RunError, UsageError) as error:
+        sys.exit(str(error))

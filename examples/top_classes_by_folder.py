@@ -10,8 +10,12 @@ best class, and the mean probability; the three most frequent classes of each fo
 from __future__ import annotations
 
 import argparse
+import sys
 
-import duckdb
+try:
+    import duckdb
+except ImportError as error:
+    sys.exit(f"{error}: pip install duckdb")
 
 QUERY = """
     SELECT
@@ -34,8 +38,12 @@ def main() -> None:
     )
     parser.add_argument("variant", help="a classifier's directory, DATASET/variant=NAME")
     options = parser.parse_args()
-    with duckdb.connect() as connection:
-        connection.from_query(QUERY, params={"files": f"{options.variant}/*.parquet"}).show(max_rows=10_000)
+    try:
+        with duckdb.connect() as connection:
+            found = connection.from_query(QUERY, params={"files": f"{options.variant}/*.parquet"})
+            found.show(max_rows=10_000)
+    except duckdb.Error as error:
+        parser.error(f"no classifier's rows in {options.variant}: {str(error).splitlines()[0]}")
 
 
 if __name__ == "__main__":

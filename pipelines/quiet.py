@@ -35,6 +35,8 @@ def stderr_aside() -> Iterator[TextIO]:
 
 def start_tensorflow() -> None:
     """Import TensorFlow and let it look for devices; of what its C++ side writes to stderr, notices are dropped."""
+    # Its warnings are routine matters; its errors still come through.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as captured:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import os
 import re
 import runpy
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,40 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import dataset
+from tests.examples.commands import run
 from tests.examples.conftest import B3, B4, COPIES, EXAMPLES, FOLDERS, directory, pixelbeam
-
-
-def command(script: str) -> str:
-    """What the docstring says to type."""
-    docstring = ast.get_docstring(ast.parse((EXAMPLES / script).read_text(encoding="utf-8")))
-    assert docstring is not None
-    indented = [line[4:] for line in docstring.splitlines() if line.startswith("    ")]
-    assert indented[0].startswith("pip install ")
-    assert indented[1].startswith(f"python examples/{script} ")
-    return "\n".join(indented[1:])
-
-
-def run(folder: Path, script: str, *options: str, **replaced: str) -> str:
-    """What a script prints when it is run as its docstring says, with more options and other words."""
-    line = command(script)
-    for old, new in replaced.items():
-        assert old in line
-        line = line.replace(old, new)
-    return output_of(folder, " ".join([line, *options]))
-
-
-def output_of(folder: Path, line: str) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euc", line],
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def folder_of(uri: str) -> str:
@@ -91,19 +55,23 @@ def test_top_classes_by_folder(folder: Path, rows: dict[str, Any]) -> None:
 
 
 def test_least_certain(folder: Path, rows: dict[str, Any]) -> None:
-    printed = [line.split() for line in run(folder, "least_certain.py", "--count", "7").splitlines()[1:]]
+    heading, *lines = run(folder, "least_certain.py", "--count", "40").splitlines()
+    assert {line.index(str(folder)) for line in lines} == {heading.index("uri")}
+    printed = [line.split() for line in lines]
     margins = {
         uri: (top[0]["probability"] - top[1]["probability"], str(top[0]["index"]), str(top[1]["index"]))
         for uri, top in zip(rows[B4]["uri"].to_pylist(), rows[B4]["top_classes"].to_pylist(), strict=True)
     }
-    assert len(printed) == 7
-    for (margin, first, second, uri), expected in zip(printed, sorted(margins.values())[:7], strict=True):
+    assert len(printed) == 40
+    for (margin, first, second, uri), expected in zip(printed, sorted(margins.values())[:40], strict=True):
         assert abs(float(margin) - expected[0]) < 1e-4
         assert (first, second) == margins[uri][1:]
 
 
 def test_class_statistics(folder: Path, rows: dict[str, Any]) -> None:
-    printed = cells(run(folder, "class_statistics.py"), "│")
+    table = run(folder, "class_statistics.py")
+    printed = cells(table, "│")
+    assert len(re.findall(r"\d [│┆]", table)) == 4 * (len(printed) - 1)
     found = [line for line in printed if line[0].isdigit()]
     expected: dict[int, list[float]] = defaultdict(list)
     for top in best(rows[B4]):
@@ -130,11 +98,6 @@ def test_nearest_neighbours(folder: Path, rows: dict[str, Any], kind: str) -> No
     if kind == "Flat":
         del cosines[start]
         np.testing.assert_allclose(list(found.values()), sorted(cosines.values())[:-6:-1], atol=1e-4)
-
-
-def test_an_image_without_a_row_is_one_line(folder: Path) -> None:
-    with pytest.raises(AssertionError, match=r"has no row of .*text\.jpg"):
-        run(folder, "nearest_neighbours.py", **{"coffee/00.jpg": "coffee/000-text.jpg"})
 
 
 @pytest.mark.full
@@ -180,7 +143,7 @@ def test_duplicates(folder: Path, rows: dict[str, Any]) -> None:
     assert [len(uris) for uris in repeated] == [2, 3]
     size = sum(Path(uri).stat().st_size for uris in repeated for uri in uris[1:])
     expected = [line for first, *others in repeated for line in (first, *(f"    {uri}" for uri in others))]
-    expected.append(f"3 files of {size:,} bytes repeat another one")
+    expected.append(f"files that repeat another one: 3, {size:,} bytes")
     assert run(folder, "duplicates.py").splitlines() == expected
 
 
@@ -207,8 +170,10 @@ def test_an_image_that_changed_is_not_joined(folder: Path, rows: dict[str, Any])
 
 
 @pytest.mark.full
-def test_own_pipeline(folder: Path, rows: dict[str, Any]) -> None:
-    printed = run(folder, "own_pipeline.py", **{f" dataset {B4}": f" mine {B4}/tiny.toml"})
+def test_own_pipeline(folder: Path, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    printed = run(folder, "own_pipeline.py", "2> errors.txt", **{f" dataset {B4}": f" mine {B4}/tiny.toml"})
+    assert (folder / "errors.txt").read_text() == "52 images in 1 unit, 52 new\n"
     assert f"{B4}: 51 rows committed" in printed.splitlines()
     # It ends as a run does.
     assert "bottleneck" in printed
@@ -220,12 +185,16 @@ def test_own_pipeline(folder: Path, rows: dict[str, Any]) -> None:
 
 
 def test_one_image(folder: Path, rows: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scores of the image's row, without Beam."""
+    """The scores of the image's row, without Beam and without a word of TensorFlow."""
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     printed = run(folder, "one_image.py", "2> imports.txt", **{f" {B4}": f" {B4}/tiny.toml"}).splitlines()
-    imported = set(re.findall(r"([\w.]+)$", (folder / "imports.txt").read_text(), re.MULTILINE))
+    lines = (folder / "imports.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("import time:")] == []
+    imported = {line.split()[-1] for line in lines}
     assert {"transforms.images", "transforms.modules", "tensorflow"} <= imported
-    assert not {"apache_beam", "pipelines"} & imported
+    others = {name for name in imported if re.match(r"(apache_beam|pipelines)\b", name)}
+    assert others == {"pipelines", "pipelines.quiet"}
     uris = rows[B4]["uri"].to_pylist()
     row = rows[B4].slice(uris.index(str(folder / "photographs/coffee/00.jpg")), 1)
     expected = [(f"class {top['index']}", top["probability"]) for top in row["top_classes"].to_pylist()[0]]
@@ -249,7 +218,7 @@ def test_classes_with_spark(folder: Path, rows: dict[str, Any]) -> None:
     found = {line[0]: float(line[1]) for line in printed if len(line) == 2 and line[0] in FOLDERS}
     assert set(found) == set(FOLDERS)
     for name, length in found.items():
-        np.testing.assert_allclose(length, lengths[folders == name].mean(), rtol=1e-5)
+        np.testing.assert_allclose(length, lengths[folders == name].mean(), atol=1e-4)
 
 
 def test_every_example_is_run_here_and_named() -> None:
