@@ -5,10 +5,10 @@ r"""Which images look like this one? A nearest-neighbour index of the features, 
         photographs/coffee/00.jpg
 
 The image is one of the dataset; the end of its uri will do where no other ends so. Prints the nearest images, the
-nearest first: cosine similarity and uri. Features are added to the index batch by batch,
-so that the dataset may be larger than memory; the index itself is in memory. `Flat` is exact and takes 4 bytes for each
-number. For millions of images give a compressed one as faiss spells it, such as `--index OPQ64,IVF4096,PQ64` (64 bytes
-an image): it is trained on a random sample first. `faiss.write_index` keeps an index for the next time.
+nearest first: cosine similarity and uri. Features are added to the index batch by batch, so that the dataset may be
+larger than memory; the index itself is in memory. `Flat` is exact and takes 4 bytes for each number. For millions of
+images give a compressed one as faiss spells it, such as `--index OPQ64,IVF4096,PQ64` (64 bytes an image): it is trained
+on a random sample first. `faiss.write_index` keeps an index for the next time.
 """
 
 from __future__ import annotations

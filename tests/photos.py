@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import skimage.data
 from PIL import ExifTags, Image
 
@@ -78,3 +79,9 @@ def write_photographs(
     for number, path in enumerate(paths):
         path.write_bytes(jpeg(scene(height, width, seed * 1_000_003 + number)))
     return paths
+
+
+def heic(image: PixelArray, **options: object) -> bytes:
+    """The bytes of an image as HEIC."""
+    pillow_heif.register_heif_opener()
+    return encode(image, "HEIF", quality=95, **options)

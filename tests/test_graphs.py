@@ -1,11 +1,8 @@
-"""The optimised graph of a module: the same scores, kept in one file that is whole or not there."""
+"""The optimised graph of a module: the same scores, or the module as it was loaded."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,15 @@ import pytest
 import tensorflow as tf
 
 from pipelines import model_dir
-from tests.tiny_modules import features_of, tiny_variant, write_tf1_hub, write_tf2
+from tests.tiny_modules import (
+    TF2_FEATURES,
+    features_of,
+    normalised_module,
+    random_module,
+    tiny_variant,
+    write_tf1_hub,
+    write_tf2,
+)
 from transforms import devices, folding, graph_files, graphs, modules, random_weights
 from transforms.fingerprints import VariantRun
 from transforms.probe import probe, relative_l2
@@ -30,41 +35,6 @@ MISSION = {
     "google/imagenet/efficientnet_v2_imagenet21k_ft1k_m/feature_vector/1": 157,
     "tensorflow/efficientnet/b3/classification/1": 78,
 }
-FEATURES = tiny_variant(format="tf2", outputs=("features",), n_classes=())
-
-
-def normalised_module(path: Path, epsilon: float = 0.01) -> tuple[modules.Module, Variant]:
-    """A TF2 module of a convolution and a batch normalisation."""
-
-    def call(inputs: Any, kernel: Any) -> Any:
-        x = tf.nn.conv2d(inputs * 2 - 1, kernel, 2, "SAME")
-        rows = [tf.constant(row) for row in np.random.default_rng(0).uniform(0.5, 2, (4, 5)).astype("f4")]
-        return tf.reduce_mean(
-            tf.raw_ops.FusedBatchNormV3(
-                x=x,
-                scale=rows[0],
-                offset=rows[1],
-                mean=rows[2],
-                variance=rows[3],
-                epsilon=epsilon,
-                is_training=False,
-            ).y,
-            [1, 2],
-        )
-
-    write_tf2(path, call)
-    return modules.load(str(path), FEATURES), FEATURES
-
-
-def random_module(path: Path) -> tuple[modules.Module, Variant]:
-    """A TF2 module with a random generator, whose scores do not depend on it."""
-
-    def call(inputs: Any, kernel: Any) -> Any:
-        features = features_of(inputs * 2 - 1, kernel)
-        return features + tf.maximum(0.0, tf.random.uniform(tf.shape(features)) - 2)
-
-    write_tf2(path, call)
-    return modules.load(str(path), FEATURES), FEATURES
 
 
 def unit(pixels: np.ndarray) -> np.ndarray:
@@ -232,8 +202,8 @@ class TestFallback:
 
     def test_scores_that_are_no_numbers_run_as_loaded(self, tmp_path: Path) -> None:
         write_tf2(tmp_path, lambda inputs, kernel: tf.math.log(features_of(inputs, -tf.abs(kernel))))
-        module = modules.load(str(tmp_path), FEATURES)
-        facts = graphs.optimise(module, FEATURES, "0").facts
+        module = modules.load(str(tmp_path), TF2_FEATURES)
+        facts = graphs.optimise(module, TF2_FEATURES, "0").facts
         assert (facts.form, facts.reason) == ("loaded", "frozen, its scores differ by nan (relative L2)")
 
 
@@ -301,111 +271,6 @@ class TestFunction:
         del module
         gc.collect()
         np.testing.assert_allclose(function(tf.constant(images))["logits"], expected, rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def optimised(tmp_path_factory: pytest.TempPathFactory) -> graphs.Optimised:
-    """The graph of a tiny module."""
-    module, variant = normalised_module(tmp_path_factory.mktemp("module"))
-    return graphs.optimise(module, variant, "0")
-
-
-class TestKept:
-    def test_comes_back_as_it_was(self, tmp_path: Path, optimised: graphs.Optimised) -> None:
-        path = str(tmp_path / "new" / "graph")
-        graph_files.keep(path, optimised)
-        again = graph_files.read(path, "0")
-        assert again.facts == optimised.facts == graph_files.read_facts(path, FEATURES, "0")
-        assert again.graph == optimised.graph
-        graph_files.keep(path, optimised)
-        assert os.listdir(tmp_path / "new") == ["graph"]
-
-    def test_that_there_is_none_is_kept_too(self, tmp_path: Path) -> None:
-        module, variant = random_module(tmp_path / "module")
-        optimised = graphs.optimise(module, variant, "0")
-        graph_files.keep(str(tmp_path / "graph"), optimised)
-        again = graph_files.read(str(tmp_path / "graph"), "0")
-        assert (again.graph, again.facts) == (None, optimised.facts)
-
-    @pytest.mark.parametrize(
-        "spoil",
-        [
-            lambda path: path.unlink(),
-            lambda path: path.write_bytes(b""),
-            lambda path: path.write_bytes(path.read_bytes()[:-1]),
-            lambda path: path.write_bytes(path.read_bytes()[:100]),
-            lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\0"),
-            lambda path: path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\n"),
-            lambda path: path.write_bytes(b"[]\n" + path.read_bytes()),
-            lambda path: path.write_bytes(b"\xff\n" + path.read_bytes()),
-            lambda path: rewrite(path, lambda head: head.pop("sha256")),
-            lambda path: rewrite(path, lambda head: head.update(format=graph_files.FORMAT + 1)),
-            lambda path: rewrite(path, lambda head: head.update(facts=None)),
-            lambda path: rewrite(path, lambda head: head["facts"].pop("form")),
-            lambda path: rewrite(path, lambda head: head["facts"].update(tensorflow="2.20.0")),
-            lambda path: rewrite(path, lambda head: head["facts"].update(module_sha256="1")),
-        ],
-    )
-    def test_broken_or_of_another_kind_is_not_there(
-        self, tmp_path: Path, optimised: graphs.Optimised, spoil: Any
-    ) -> None:
-        path = tmp_path / "graph"
-        graph_files.keep(str(path), optimised)
-        spoil(path)
-        assert graph_files.read(str(path), "0") is None
-        assert graph_files.read_facts(str(path), FEATURES, "0") is None
-
-    def test_that_is_no_graph_is_not_there(self, tmp_path: Path, optimised: graphs.Optimised) -> None:
-        class Garbage:
-            def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
-                return b"\xff" * 9
-
-        graph_files.keep(str(tmp_path / "graph"), dataclasses.replace(optimised, graph=Garbage()))
-        assert graph_files.read(str(tmp_path / "graph"), "0") is None
-
-    @pytest.mark.parametrize("change", [{"size": 24}, {"outputs": ("logits",)}])
-    def test_facts_are_of_one_size_and_of_some_outputs(
-        self, tmp_path: Path, optimised: graphs.Optimised, change: dict
-    ) -> None:
-        path = str(tmp_path / "graph")
-        graph_files.keep(path, optimised)
-        assert graph_files.read_facts(path, FEATURES, "0") == optimised.facts
-        assert graph_files.read_facts(path, dataclasses.replace(FEATURES, **change), "0") is None
-
-    def test_an_interrupted_write_leaves_what_was_there(
-        self, tmp_path: Path, optimised: graphs.Optimised, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = str(tmp_path / "graph")
-        graph_files.keep(path, optimised)
-
-        def fail(*_: Any) -> None:
-            raise OSError("disk full")
-
-        monkeypatch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="disk full"):
-            graph_files.keep(path, dataclasses.replace(optimised, graph=None))
-        assert os.listdir(tmp_path) == ["graph"]
-        assert graph_files.read(path, "0").graph == optimised.graph
-
-
-def rewrite(path: Path, change: Any) -> None:
-    """Changes the header of a kept graph."""
-    line, _, body = path.read_bytes().partition(b"\n")
-    head = json.loads(line)
-    change(head)
-    path.write_bytes(json.dumps(head).encode() + b"\n" + body)
-
-
-def test_probes_are_always_the_same_and_unlike_each_other() -> None:
-    variant = tiny_variant(size=64)
-    images = probe(variant, 4)
-    assert (images.shape, images.dtype) == ((4, 64, 64, 3), np.uint8)
-    np.testing.assert_array_equal(images, probe(variant, 4))
-    flat = images.reshape(4, -1).astype(np.float64)
-    assert np.abs(np.corrcoef(flat) - np.eye(4)).max() < 0.8
-    # Neighbours are alike, as in a photograph, and the range is used.
-    assert all(np.corrcoef(image[:, :-1].ravel(), image[:, 1:].ravel())[0, 1] > 0.9 for image in images)
-    assert all(30 < image.std() < 80 for image in images)
 
 
 def test_freezing_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

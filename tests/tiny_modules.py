@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from transforms import modules
 from transforms.variants import Variant
 
 SIZE = 32
@@ -40,6 +41,10 @@ def tiny_variant(**fields: Any) -> Variant:
         "n_features": (N_FEATURES,),
     }
     return Variant(**values | fields)
+
+
+TF2 = tiny_variant(format="tf2")
+TF2_FEATURES = tiny_variant(format="tf2", outputs=("features",), n_classes=())
 
 
 def normalised(images: Any) -> Any:
@@ -119,3 +124,41 @@ def tf2_logits(inputs: Any, kernel: Any) -> Any:
 def tf2_probabilities(inputs: Any, kernel: Any) -> Any:
     """A classifier that ends in a softmax."""
     return tf.nn.softmax(tf2_logits(inputs, kernel))
+
+
+def tf2_features(inputs: Any, kernel: Any) -> Any:
+    return features_of(inputs * 2 - 1, kernel)
+
+
+def normalised_module(path: Path, epsilon: float = 0.01) -> tuple[modules.Module, Variant]:
+    """A TF2 module of a convolution and a batch normalisation."""
+
+    def call(inputs: Any, kernel: Any) -> Any:
+        x = tf.nn.conv2d(inputs * 2 - 1, kernel, 2, "SAME")
+        rows = [tf.constant(row) for row in np.random.default_rng(0).uniform(0.5, 2, (4, 5)).astype("f4")]
+        return tf.reduce_mean(
+            tf.raw_ops.FusedBatchNormV3(
+                x=x,
+                scale=rows[0],
+                offset=rows[1],
+                mean=rows[2],
+                variance=rows[3],
+                epsilon=epsilon,
+                is_training=False,
+            ).y,
+            [1, 2],
+        )
+
+    write_tf2(path, call)
+    return modules.load(str(path), TF2_FEATURES), TF2_FEATURES
+
+
+def random_module(path: Path) -> tuple[modules.Module, Variant]:
+    """A TF2 module with a random generator, whose scores do not depend on it."""
+
+    def call(inputs: Any, kernel: Any) -> Any:
+        features = features_of(inputs * 2 - 1, kernel)
+        return features + tf.maximum(0.0, tf.random.uniform(tf.shape(features)) - 2)
+
+    write_tf2(path, call)
+    return modules.load(str(path), TF2_FEATURES), TF2_FEATURES
