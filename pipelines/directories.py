@@ -24,6 +24,8 @@ def check_output(output: str, inputs: Sequence[str] = ()) -> None:
     if is_remote(output) and output.rstrip("/").endswith(":"):
         raise UsageError(f"--output {output} names no bucket; give one, such as gs://BUCKET/FOLDER")
     _check_directory("--output", output)
+    if is_remote(output) and storage.exists(absolute(output)):
+        raise UsageError(f"--output {output} is a file; give a directory")
     if absolute(output) in map(absolute, inputs):
         raise UsageError(f"--output {output} is an --input too; give the dataset a directory of its own")
     storage.check_writable(absolute(output))
@@ -71,9 +73,7 @@ def _check_directory(option: str, directory: str) -> None:
     if as_text(directory) != directory:
         raise UsageError(f"{option} {directory!r} is not UTF-8, and Arrow opens no other; give another name")
     path = absolute(directory)
-    if storage.exists(path):
-        raise UsageError(f"{option} {directory} is a file; give a directory")
-    file = next((place for place in _above(path) if os.path.isfile(place)), None)
+    file = next((place for place in (path, *_above(path)) if os.path.isfile(place)), None)
     if file is not None:
         raise UsageError(f"{option} {directory}: {file} is a file; give a directory")
 

@@ -35,7 +35,7 @@ def stderr_aside() -> Iterator[TextIO]:
 
 def start_tensorflow() -> None:
     """Import TensorFlow and let it look for devices; of what its C++ side writes to stderr, notices are dropped."""
-    # Its warnings are routine matters; its errors still come through.
+    # Its C++ side reports routine matters as warnings; its errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -98,7 +98,7 @@ def test_an_output_that_cannot_be_is_refused(
     monkeypatch.chdir(tmp_path)
     variant = [] if command == "index" else ["--variant", tiny_toml]
     for output, expected in (
-        ("file", "--output file is a file; give a directory"),
+        ("file", f"--output file: {tmp_path}/file is a file; give a directory"),
         ("file/a/b", f"--output file/a/b: {tmp_path}/file is a file; give a directory"),
         ("", "--output must be a directory or a URL, got ''"),
         ("caf\udce9", "--output 'caf\\udce9' is not UTF-8, and Arrow opens no other; give another name"),
@@ -118,7 +118,7 @@ def test_modules_are_not_kept_in_a_file(
     (tmp_path / "file").write_text("")
     images = [] if command == "pull" else ["--input", photographs, "--output", tmp_path / "out"]
     for models, expected in (
-        (tmp_path / "file", f"--model-dir {tmp_path}/file is a file; give a directory"),
+        (tmp_path / "file", f"--model-dir {tmp_path}/file: {tmp_path}/file is a file; give a directory"),
         (
             tmp_path / "file" / "x",
             f"--model-dir {tmp_path}/file/x: {tmp_path}/file is a file; give a directory",
