@@ -20,7 +20,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [
     *DOCS,
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *sorted(ROOT.glob("*/README.md")),
+    *sorted(ROOT.glob("[a-z]*/README.md")),
     ROOT / "deploy" / "RUNBOOK.md",
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
