@@ -88,6 +88,22 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
     folder = rows_directory(directory)
     rows_names = storage.list_names(os.path.join(output, folder))
     checked = _read_parts(output, folder, [name for name in rows_names if ROWS_NAME.match(name)])
+    whole = _check_units(checked, folder, work)
+    checked.wrong += _check_settings(folder, checked.parts)
+    if deep:
+        checked.wrong += _check_deeply(output, folder, checked.parts, whole)
+    committed = {
+        owner: united([checked.parts[name].footer for name in names])
+        for owner, names in rounds(checked.parts).items()
+    }
+    checked.footers = list(committed.values())
+    failures_names = storage.list_names(os.path.join(output, failures_directory(directory)))
+    checked.rubbish = rubbish(committed, rows_names, failures_names, directory)
+    return checked
+
+
+def _check_units(checked: Checked, folder: str, work: Index) -> list[tuple[list[str], Unit]]:
+    """Add what is wrong with the files of each unit; gives those that are in order, with their unit."""
     by_unit: dict[int, list[list[str]]] = defaultdict(list)
     for names in rounds(checked.parts).values():
         by_unit[checked.parts[names[0]].footer.unit].append(names)
@@ -107,23 +123,9 @@ def check_variant(output: str, directory: str, work: Index, deep: bool) -> Check
     if missing:
         what = f"{missing:,} of {counted(work.n_units, 'unit')} not done; run the same `pixelbeam run` again"
         checked.wrong.append(Wrong(folder, what))
-    checked.wrong += [
-        Wrong(f"{folder}/{name}", "belongs to no unit of the index")
-        for found in by_unit.values()
-        for names in found
-        for name in names
-    ]
-    checked.wrong += _check_settings(folder, checked.parts)
-    if deep:
-        checked.wrong += _check_deeply(output, folder, checked.parts, whole)
-    committed = {
-        owner: united([checked.parts[name].footer for name in names])
-        for owner, names in rounds(checked.parts).items()
-    }
-    checked.footers = list(committed.values())
-    failures_names = storage.list_names(os.path.join(output, failures_directory(directory)))
-    checked.rubbish = rubbish(committed, rows_names, failures_names, directory)
-    return checked
+    strangers = (name for found in by_unit.values() for names in found for name in names)
+    checked.wrong += [Wrong(f"{folder}/{name}", "belongs to no unit of the index") for name in strangers]
+    return whole
 
 
 def _read_parts(output: str, folder: str, names: list[str]) -> Checked:
