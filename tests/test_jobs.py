@@ -122,7 +122,7 @@ def test_progress_is_shown_until_the_end(
     scoring = [line for line in lines if line.startswith("350 of 600 images, ")]
     assert scoring
     assert re.fullmatch(
-        r"350 of 600 images, [\d,.]+ images/s, 4 failed, [\d,]+ s left, most time goes into the model",
+        r"350 of 600 images, [\d,.]+ images/s, 4 failed in this run, [\d,]+ s left, most time goes into the model",
         scoring[-1],
     )
 
