@@ -87,3 +87,9 @@ def assert_equal(output: Path, expected: Path) -> None:
     belongs |= {f"_index/{part.path}" for part in index.read(str(output)).parts} | {"_index/CURRENT.json"}
     assert {name for name in files(output) if not name.startswith("_runs/")} == belongs
     assert verify.main(str(output), deep=True) == 0
+
+
+def only(out: Path) -> Path:
+    """The directory of an output's one variant."""
+    (directory,) = variants(out)
+    return directory
