@@ -88,6 +88,7 @@ def test_photographs_are_as_many_as_asked_of_which_64_are_distinct(tmp_path: Pat
     assert measure.photographs(str(tmp_path), 70) == str(folder)
 
 
+@pytest.mark.full
 def test_throughput(tmp_path: Path, tiny_toml: str, models: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--work", tmp_path, "--model-dir", models, "--count", 40, "--images-per-unit", 16, "--plain"]
     report = reported(capsys, throughput.main, "--variant", tiny_toml, *options)
